@@ -1,0 +1,43 @@
+"""The models that exist, by name: what planning looks at and what the engine calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from backends.protocol import TextBackend, TokenBackend
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model in the catalogue.
+
+    why_not_fused: None if the backend opens token sessions, else the reason, to be shown to whoever wires it in a group.
+    reasoning: the pair of marks around text that is cut before an answer is handed on, e.g. ("<think>", "</think>").
+    """
+
+    backend: TextBackend
+    why_not_fused: str | None = None
+    reasoning: tuple[str, str] | None = None
+    owned_by: str = "modelnet"
+
+    def token_backend(self) -> TokenBackend | None:
+        """The backend as one that opens sessions, if it does."""
+        backend = self.backend
+        return backend if self.why_not_fused is None and isinstance(backend, TokenBackend) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog(Mapping[str, Entry]):
+    """Model name → entry."""
+
+    entries: Mapping[str, Entry]
+
+    def __getitem__(self, name: str) -> Entry:
+        return self.entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)

@@ -1,0 +1,115 @@
+"""What crosses the border between a backend and those who use it. Frozen, slotted, and free of behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int32]
+"""Token ids, int32."""
+LogProbs = NDArray[np.float64]
+"""Natural-log probabilities (nats), float64: exact differences of float32 logits survive in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation.
+
+    `content` is the turn's text (text parts joined). `extra` holds every other field of the turn as the client sent it
+    (`name`, `tool_calls`, …), and `content` again where it was more than text: a backend that speaks the OpenAI API
+    lays it over `{"role", "content"}`, others ignore it.
+    """
+
+    role: str
+    content: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw tokens. `None` leaves a setting to the backend's own default."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """A request for text. `extra` holds request fields that are passed to an OpenAI-compatible server as they are."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling = Sampling()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens read and written by one model, in that model's own tokens."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More text. `reasoning` is text that the server itself marked as reasoning; never both empty."""
+
+    text: str
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TextEnd:
+    """The last event of a text stream. `finish_reason` as in the OpenAI API: "stop", "length", …"""
+
+    finish_reason: str
+    usage: Usage
+
+
+TextEvent = TextDelta | TextEnd
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TopK:
+    """A next-token distribution, cut to its k likeliest tokens.
+
+    ids: int32 [k], likeliest first (ties: smaller id first).
+    logprobs: float64 [k], nats, descending, of the distribution over the *whole* vocabulary.
+    outside: probability mass of all other tokens, in [0, 1]; 0.0 exactly when k is the whole vocabulary.
+    An unlisted token has at most probability `min(exp(logprobs[-1]), outside)`.
+    """
+
+    ids: Ids
+    logprobs: LogProbs
+    outside: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Vocabulary:
+    """A model's vocabulary as bytes.
+
+    tokens: id → bytes, for every id. Added text tokens carry their text; control, padding, reserved and end ids carry
+        `b""`. SentencePiece's `▁` is 0x20, its `<0xNN>` that byte; byte-level BPE is mapped back to bytes.
+    end_ids: ids that end the turn. Never empty.
+    fingerprint: hex digest of all that makes two tokenizers the same (table, ends, kind, merges, pre-tokenizer).
+        Equal fingerprints mean that ids can be compared.
+    """
+
+    tokens: tuple[bytes, ...]
+    end_ids: frozenset[int]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.tokens)
