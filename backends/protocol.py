@@ -73,6 +73,10 @@ class TextBackend(Protocol):
         """
         ...
 
+    async def start(self) -> None:
+        """Load the model or check its settings; called once, before anything else. Raises a BackendError."""
+        ...
+
     async def ready(self) -> None:
         """Return if the model can serve now; raise a BackendError that says why not."""
         ...
