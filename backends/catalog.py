@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import anyio
 
 from backends.protocol import TextBackend, TokenBackend
 
@@ -12,6 +14,8 @@ from backends.protocol import TextBackend, TokenBackend
 class Entry:
     """A model in the catalogue.
 
+    seats: how many token sessions the backend can hold open at once, None if that is not known here.
+    opening: held while a group opens several sessions of this one model, so that two groups can't each wait for the other's.
     why_not_fused: None if the backend opens token sessions, else the reason, to be shown to whoever wires it in a group.
     reasoning: the pair of marks around text that is cut before an answer is handed on, e.g. ("<think>", "</think>").
     """
@@ -20,6 +24,8 @@ class Entry:
     why_not_fused: str | None = None
     reasoning: tuple[str, str] | None = None
     owned_by: str = "modelnet"
+    seats: int | None = None
+    opening: anyio.Lock = field(default_factory=anyio.Lock, compare=False, repr=False)
 
     def token_backend(self) -> TokenBackend | None:
         """The backend as one that opens sessions, if it does."""

@@ -9,5 +9,6 @@ stage ends the run and is raised from the iterator as that stage's own exception
 """
 
 from strategies.engine.options import Options
+from strategies.engine.run import run
 
-__all__ = ["Options"]
+__all__ = ["Options", "run"]

@@ -1,0 +1,53 @@
+"""From bytes to text: incremental UTF-8, and stop strings that are never emitted."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+
+class TextOut:
+    """Turns the bytes of an answer into text as they come.
+
+    Half a character is held back until it is whole (at the end it becomes U+FFFD). Text that could still turn out to be the
+    beginning of a stop string is held back too; once a stop string is complete, what stands before it is the end of the
+    answer. Matching is on bytes, so it does not matter how a stop string is cut into tokens.
+    """
+
+    __slots__ = ("_decoder", "_held", "_longest", "_stops", "stopped")
+
+    def __init__(self, stops: Sequence[str] = ()) -> None:
+        self._stops = tuple(stop.encode() for stop in stops if stop)
+        self._longest = max(map(len, self._stops), default=0)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = b""
+        self.stopped = False
+        """True once a stop string was seen; `feed` then gives nothing more."""
+
+    def feed(self, data: bytes) -> str:
+        """More bytes; returns the text that is certain now (may be empty)."""
+        if self.stopped or not data:
+            return ""
+        if not self._stops:
+            return self._decoder.decode(data)
+        held = self._held + data
+        found = [(at + len(stop), at) for stop in self._stops if (at := held.find(stop)) >= 0]
+        if found:
+            _, start = min(found)  # the one complete first: what it would be if the bytes came one by one
+            self.stopped = True
+            self._held = b""
+            return self._decoder.decode(held[:start], final=True)
+        keep = next((n for n in range(min(self._longest - 1, len(held)), 0, -1) if self._may_begin(held[-n:])), 0)
+        cut = len(held) - keep
+        self._held = held[cut:]
+        return self._decoder.decode(held[:cut])
+
+    def finish(self) -> str:
+        """The answer is over: returns what was held back."""
+        if self.stopped:
+            return ""
+        held, self._held = self._held, b""
+        return self._decoder.decode(held, final=True)
+
+    def _may_begin(self, tail: bytes) -> bool:
+        return any(stop.startswith(tail) for stop in self._stops)

@@ -1,0 +1,100 @@
+"""Runs a plan's stages as tasks and hands their events to one reader."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from backends.catalog import Catalog
+from backends.types import Message, Usage
+from strategies.engine.events import Delta, Event, Finished, StageFinished, StageReport, StageStarted
+from strategies.engine.options import Options
+from strategies.engine.stages import Job, run_fused, run_text
+from strategies.planning.plan import Plan, TextStage, branches
+from strategies.prompting import cut_reasoning
+
+BUFFERED_EVENTS = 16
+"""Events that wait for a slow reader before the stages wait too."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    error: Exception
+
+
+@asynccontextmanager
+async def run(
+    plan: Plan, messages: Sequence[Message], options: Options, catalog: Catalog
+) -> AsyncIterator[AsyncIterator[Event]]:
+    """See the package. Raises from the iterator whatever `backends.errors` a stage met; nothing runs after the block."""
+    send, receive = anyio.create_memory_object_stream[Event | _Failure](BUFFERED_EVENTS)
+    stopped: BaseException | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_stages, plan, tuple(messages), options, catalog, send)
+        try:
+            yield _read(receive)
+        except BaseException as error:  # kept out of the task group, which would wrap it; raised again below
+            stopped = error
+        receive.close()
+        tasks.cancel_scope.cancel()
+    if stopped is not None:
+        raise stopped
+
+
+async def _read(receive: MemoryObjectReceiveStream[Event | _Failure]) -> AsyncIterator[Event]:
+    async for item in receive:
+        if isinstance(item, _Failure):
+            raise item.error
+        yield item
+
+
+async def _stages(
+    plan: Plan,
+    messages: tuple[Message, ...],
+    options: Options,
+    catalog: Catalog,
+    send: MemoryObjectSendStream[Event | _Failure],
+) -> None:
+    done = [anyio.Event() for _ in plan.stages]
+    texts: dict[int, str] = {}
+    reports: dict[int, StageReport] = {}
+
+    async def emit(delta: Delta) -> None:
+        await send.send(delta)
+
+    async def run_stage(index: int) -> None:
+        stage = plan.stages[index]
+        for branch in branches(stage):
+            if branch.reads is not None:
+                await done[branch.reads].wait()
+        last = index == len(plan.stages) - 1
+        job = Job(index, last, plan.shape, messages, texts, options, catalog, emit)
+        await send.send(StageStarted(index))
+        text, report = await (run_text(stage, job) if isinstance(stage, TextStage) else run_fused(stage, job))
+        for branch in branches(stage):
+            if marks := catalog[branch.model].reasoning:
+                text = cut_reasoning(text, marks)
+        texts[index], reports[index] = text, report
+        await send.send(StageFinished(report))
+        done[index].set()
+
+    async def contained(index: int) -> None:
+        try:
+            await run_stage(index)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass  # nobody reads any more: the block was left, and the cancellation is on its way
+        except Exception as error:
+            await send.send(_Failure(error))
+
+    async with send:
+        async with anyio.create_task_group() as tasks:
+            for index in range(len(plan.stages)):
+                tasks.start_soon(contained, index)
+        if len(reports) == len(plan.stages):
+            ordered = tuple(reports[index] for index in range(len(plan.stages)))
+            usage = sum((report.usage for report in ordered), Usage())
+            await send.send(Finished(ordered[-1].finish_reason, usage, ordered))

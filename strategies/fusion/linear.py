@@ -1,0 +1,185 @@
+"""The linear opinion pool over common pieces: exact, given the members' probabilities.
+
+Formula. P(v) = Σ_m w_m · P_m(v), v a piece (for one tokenizer: eq. 7 of the source paper). Certificate: with low(v) and high(v)
+the bounds of P(v) that `readings.View` states, the winner w is certain if low(w) > high(v) for every other v, listed or not. Where the
+lists do not suffice, exact values of the few rivals are looked up (Fagin's threshold algorithm: lists are sorted access, look-ups
+random access).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backends.types import LogProbs, TopK, Vocabulary
+from strategies.fusion.base import Commit, Lookup, Node
+from strategies.fusion.chooser import Chooser
+from strategies.fusion.meters import Meters
+from strategies.fusion.readings import Readings, View
+from strategies.vocabulary import inventory_of
+
+MOST_RIVALS = 8
+MOST_LOOKUPS = 4096
+ROUNDS = 2
+
+
+class LinearPool:
+    """See the module. `weights` are positive and add up to 1.
+
+    beam, share: see `Readings`. Members with one tokenizer never branch, whatever the beam.
+    """
+
+    def __init__(
+        self,
+        vocabularies: Sequence[Vocabulary],
+        weights: Sequence[float],
+        chooser: Chooser,
+        *,
+        beam: int = 2,
+        share: float = 0.005,
+    ) -> None:
+        inventory = inventory_of(tuple(vocabularies))
+        self._pieces = inventory.pieces
+        self._ends = inventory.ends
+        self._weights = tuple(weights)
+        self._chooser = chooser
+        self._share = share
+        self._members = [Readings(s, inventory.pieces, beam=beam, share=share) for s in inventory.spellers]
+        self._scores: dict[int, float] = {}
+        self._winner = -1
+        self._rounds = 0
+        self._asked: list[tuple[int, ...]] = []
+        self._decided = False
+        self._pieces_said = self._certified = self._looked_up = self._uncertified = self._sampled = self._drift = 0
+        self._gap = self._worst_gap = self._lost = self._worst_lost = 0.0
+
+    def due(self) -> Sequence[Sequence[Node]]:
+        return [tuple(member.due) for member in self._members]
+
+    def feed(self, member: int, node: Node, top: TopK) -> None:
+        self._members[member].feed(node, top)
+        self._decided = False
+
+    def wants(self) -> Sequence[Lookup]:
+        if self._decided:
+            return ()
+        self._decided = True
+        views = [member.view() for member in self._members]
+        self._scores = _pooled(views, self._weights, estimate=True)
+        if not self._scores:
+            raise ValueError("no member gives any text a probability")
+        self._winner = self._chooser.choose(self._scores)
+        self._gap = 0.0
+        if not self._chooser.certain:
+            return ()
+        rivals = self._rivals(views)
+        if self._rounds >= ROUNDS or not (rivals or self._loses_much(views)):
+            return ()
+        self._rounds += 1
+        wanted = self._lookups((self._winner, *rivals[:MOST_RIVALS]))
+        if not wanted:
+            self._rivals(views)  # nothing to ask, but the search may have shown that a bound was too wide
+        return wanted
+
+    def supply(self, lookup: Lookup, logprobs: LogProbs) -> None:
+        self._members[lookup.member].supply(lookup.ids, logprobs, self._asked[lookup.member])
+        self._decided = False
+
+    def commit(self) -> Commit:
+        piece, end = self._winner, self._winner in self._ends
+        self._count()
+        if not end:
+            for member, weight in zip(self._members, self._weights, strict=True):
+                member.advance(piece)
+                self._drift += member.repaired
+                self._lost += weight * member.lost
+                self._worst_lost = max(self._worst_lost, member.lost)
+        self._rounds = 0
+        self._decided = False
+        return Commit(b"" if end else self._pieces[piece], end, self._scores[piece])
+
+    @property
+    def meters(self) -> Meters:
+        return Meters(
+            pieces=self._pieces_said,
+            certified=self._certified,
+            looked_up=self._looked_up,
+            uncertified=self._uncertified,
+            worst_gap=self._worst_gap,
+            sampled=self._sampled,
+            drift=self._drift,
+            lost_mass=self._lost,
+            worst_lost=self._worst_lost,
+        )
+
+    def _rivals(self, views: Sequence[View]) -> list[int]:
+        """Pieces that could yet beat the winner, strongest first; sets the gap that the strongest leaves."""
+        unseen = sum(w * v.unseen / (v.seen + v.unseen) for w, v in zip(self._weights, views, strict=True) if v.unseen)
+        low = self._scores if all(v.unseen == v.fresh for v in views) else _pooled(views, self._weights, estimate=False)
+        winner = self._winner
+        floor = low[winner]
+        mark = floor - unseen
+        close = [piece for piece, value in low.items() if value >= mark and piece != winner]
+        rivals = [(high, piece) for piece in close if (high := self._high(piece, views)) >= floor and high > 0.0]
+        self._gap = max(max((high for high, _ in rivals), default=0.0), unseen) - floor
+        if unseen >= floor and not rivals:
+            return [winner]  # only a piece that nobody listed could win: exact values of the winner may raise its floor
+        rivals.sort(key=lambda x: (-x[0], x[1]))
+        return [piece for _, piece in rivals]
+
+    def _loses_much(self, views: Sequence[View]) -> bool:
+        """Whether a member may have more unlisted mass on the winner than a reading that is worth a forward pass."""
+        winner, share = self._winner, self._share
+        if winner in self._ends:
+            return False
+        return any(
+            view.unseen > share * (mass := view.masses.get(winner, 0.0)) and member.bound(winner) > share * mass
+            for member, view in zip(self._members, views, strict=True)
+        )
+
+    def _high(self, piece: int, views: Sequence[View]) -> float:
+        total = 0.0
+        for member, weight, view in zip(self._members, self._weights, views, strict=True):
+            bound = min(member.bound(piece), view.unseen) if view.unseen else 0.0
+            mass = view.masses.get(piece, 0.0) + bound
+            if mass:
+                total += weight * mass / (view.seen + bound)
+        return total
+
+    def _lookups(self, pieces: tuple[int, ...]) -> list[Lookup]:
+        wanted = []
+        self._asked = [()] * len(self._members)
+        for index, member in enumerate(self._members):
+            ids: list[int] = []
+            settled = []
+            for piece in dict.fromkeys(pieces):
+                missing = member.missing(piece)
+                if len(ids) + len(missing) <= MOST_LOOKUPS:
+                    ids += missing
+                    settled.append(piece)
+            self._asked[index] = tuple(settled)
+            if ids:
+                wanted.append(Lookup(index, tuple(dict.fromkeys(ids))))
+        return wanted
+
+    def _count(self) -> None:
+        self._pieces_said += 1
+        if not self._chooser.certain:
+            self._sampled += 1
+        elif self._gap < 0.0:
+            self._looked_up += self._rounds > 0
+            self._certified += self._rounds == 0
+        else:
+            self._uncertified += 1
+            self._worst_gap = max(self._worst_gap, self._gap)
+
+
+def _pooled(views: Sequence[View], weights: Sequence[float], *, estimate: bool) -> dict[int, float]:
+    """Σ_m w_m · mass_m(v) / total_m: with the estimated totals, or with the largest possible ones for lower bounds."""
+    scores: dict[int, float] = {}
+    for view, weight in zip(views, weights, strict=True):
+        total = view.seen + (view.fresh if estimate else view.unseen)
+        if total > 0.0:
+            scale = weight / total
+            for piece, mass in view.masses.items():
+                scores[piece] = scores.get(piece, 0.0) + mass * scale
+    return scores

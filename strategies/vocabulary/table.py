@@ -1,0 +1,75 @@
+"""One vocabulary, indexed by bytes."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from functools import lru_cache
+
+from backends.types import Vocabulary
+
+
+class Table:
+    """A vocabulary's text tokens by their bytes: exact, by prefix, and as a longest-match encoder. Immutable."""
+
+    __slots__ = ("_ids", "_keys", "_longest", "by_bytes", "vocabulary")
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        by_bytes: dict[bytes, tuple[int, ...]] = {}
+        for token, text in enumerate(vocabulary.tokens):
+            if text and token not in vocabulary.end_ids:
+                by_bytes[text] = (*by_bytes.get(text, ()), token)
+        self.by_bytes = by_bytes
+        """bytes → ids that say just them, ascending (SentencePiece may have `a` twice: as text and as a byte)."""
+        pairs = sorted((text, token) for text, tokens in by_bytes.items() for token in tokens)
+        self._keys = [text for text, _ in pairs]
+        self._ids = [token for _, token in pairs]
+        self._longest = max(map(len, by_bytes), default=0)
+
+    def starting_with(self, prefix: bytes) -> list[int]:
+        """Ids of all text tokens whose bytes begin with `prefix`, the token that is just `prefix` included."""
+        start, stop = self._range(prefix)
+        return self._ids[start:stop]
+
+    def count_starting_with(self, prefix: bytes) -> int:
+        """How many text tokens begin with `prefix`."""
+        start, stop = self._range(prefix)
+        return stop - start
+
+    def encode(self, text: bytes) -> tuple[int, ...]:
+        """Ids whose bytes join to `text`, greedy longest match from the left.
+
+        Not always the tokenizer's own choice, but valid tokens with just these bytes. Raises ValueError where the
+        vocabulary can't say a byte at all.
+        """
+        ids: list[int] = []
+        at = 0
+        while at < len(text):
+            for end in range(min(len(text), at + self._longest), at, -1):
+                found = self.by_bytes.get(text[at:end])
+                if found is not None:
+                    ids.append(found[0])
+                    at = end
+                    break
+            else:
+                raise ValueError(f"no token of this vocabulary begins with byte 0x{text[at]:02x}")
+        return tuple(ids)
+
+    def _range(self, prefix: bytes) -> tuple[int, int]:
+        if not prefix:
+            return 0, len(self._keys)
+        start = bisect_left(self._keys, prefix)
+        after = _successor(prefix)
+        return start, len(self._keys) if after is None else bisect_left(self._keys, after, start)
+
+
+def _successor(prefix: bytes) -> bytes | None:
+    """The least byte string greater than every string that begins with `prefix`; None if there is none (all 0xFF)."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else None
+
+
+@lru_cache(maxsize=64)
+def table_of(vocabulary: Vocabulary) -> Table:
+    """The vocabulary's table, built once (vocabularies are compared by identity)."""
+    return Table(vocabulary)
