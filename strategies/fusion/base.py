@@ -24,7 +24,10 @@ class Node:
     `weight` and what follows it belong to the readings (strategies.fusion.readings); the engine looks at the first three.
     """
 
-    __slots__ = ("at", "depth", "live", "outside", "parent", "pmin", "resolved", "said", "spoken", "token", "weight")
+    __slots__ = (
+        "at", "depth", "ids", "masses", "nexts", "outside", "parent", "pmin", "probs", "resolved", "said", "seen", "spoken", "token",
+        "weight",
+    )  # fmt: skip
 
     def __init__(self, parent: Node | None, token: int, weight: float = 1.0) -> None:
         self.parent = parent
@@ -34,7 +37,11 @@ class Node:
         self.at = 0  # pieces said since this place
         self.said = b""  # their bytes
         self.spoken: tuple[int, ...] = ()  # their ids
-        self.live: list[tuple[float, tuple[int, ...], int]] | None = None  # (probability, spelling, token) that fit; None: not fed
+        self.ids: list[int] = []  # listed tokens whose spelling begins with `spoken` …
+        self.probs: list[float] = []  # … their probabilities at this node …
+        self.nexts: list[int] = []  # … and the piece that each would say next (-1: a control token, no piece)
+        self.masses: dict[int, float] = {}  # next piece → sum of its probabilities, without control tokens
+        self.seen = 0.0  # sum of the masses
         self.outside = 0.0  # mass of tokens not listed
         self.pmin = 0.0  # no token not listed has more than this
         self.resolved: set[int] = set()  # next pieces whose every token is listed

@@ -25,11 +25,8 @@ class Greedy:
     certain = True
 
     def choose(self, scores: Mapping[int, float]) -> int:
-        best, score = -1, -1.0
-        for piece, value in scores.items():
-            if value > score or (value == score and piece < best):
-                best, score = piece, value
-        return best
+        best = max(scores.values())
+        return min(piece for piece, value in scores.items() if value == best)
 
 
 class Sampler:

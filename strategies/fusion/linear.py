@@ -113,8 +113,12 @@ class LinearPool:
 
     def _rivals(self, views: Sequence[View]) -> list[int]:
         """Pieces that could yet beat the winner, strongest first; sets the gap that the strongest leaves."""
-        unseen = sum(w * v.unseen / (v.seen + v.unseen) for w, v in zip(self._weights, views, strict=True) if v.unseen)
-        low = self._scores if all(v.unseen == v.fresh for v in views) else _pooled(views, self._weights, estimate=False)
+        unseen, low = 0.0, self._scores
+        for weight, view in zip(self._weights, views, strict=True):
+            if view.unseen:
+                unseen += weight * view.unseen / (view.seen + view.unseen)
+                if view.unseen != view.fresh and low is self._scores:
+                    low = _pooled(views, self._weights, estimate=False)
         winner = self._winner
         floor = low[winner]
         mark = floor - unseen

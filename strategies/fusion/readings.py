@@ -1,15 +1,14 @@
 """One member's readings: all token sequences by which it may have said what the group said, with their masses.
 
-Notation. A node's live tokens are (p, s, t): probability p at that node (never renormalised), spelling s, id t, all with
-`s[:node.at] == node.spoken`. A member's listed mass is `seen = Σ_nodes weight · Σ_live p`; after every commit the weights are scaled
-so that it is 1 minus what is still unknown.
+Notation. A node lists tokens t with probability p (never renormalised) whose spelling begins with `node.spoken`. A member's listed mass
+is `seen = Σ_nodes weight · node.seen`; after every commit the weights are scaled so that the kept readings add up to 1.
+
+The lists of a node are parallel plain lists, not tuples or arrays: for some twenty entries that is what Python does fastest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 
 from backends.types import LogProbs, TopK
@@ -20,20 +19,22 @@ NEGLIGIBLE = 1e-7
 """Share of a member's mass below which a pending reading is dropped (and metered): it can't decide anything any more."""
 
 
-@dataclass(frozen=True, slots=True)
 class View:
     """What a member thinks of the next piece.
 
-    masses: piece → listed mass, unnormalised. seen: their sum. fresh: mass known to lie outside the lists, of text or
-    control tokens. unseen: upper bound of all unlisted mass that fits what was said (>= fresh).
+    masses: piece → listed mass, unnormalised; not to be changed. seen: their sum. fresh: mass known to lie outside the lists, of text
+    or control tokens. unseen: upper bound of all unlisted mass that fits what was said (>= fresh).
     P(v) lies between masses[v] / (seen + unseen) and (masses[v] + b) / (seen + b) for every b >= the unlisted mass on v;
     the estimate is masses[v] / (seen + fresh).
     """
 
-    masses: dict[int, float]
-    seen: float
-    fresh: float
-    unseen: float
+    __slots__ = ("fresh", "masses", "seen", "unseen")
+
+    def __init__(self, masses: dict[int, float], seen: float, fresh: float, unseen: float) -> None:
+        self.masses = masses
+        self.seen = seen
+        self.fresh = fresh
+        self.unseen = unseen
 
 
 class Readings:
@@ -58,9 +59,16 @@ class Readings:
 
     def feed(self, node: Node, top: TopK) -> None:
         """Take the distribution at a due node."""
-        speller = self.speller
-        probs = np.exp(top.logprobs).tolist()
-        node.live = [(p, s, t) for p, t in zip(probs, top.ids.tolist(), strict=True) if (s := speller[t])]
+        node.ids = ids = top.ids.tolist()
+        node.probs = probs = np.exp(top.logprobs).tolist()
+        node.nexts = nexts = list(map(self.speller.first.__getitem__, ids))
+        node.masses = masses = dict(zip(nexts, probs, strict=True))
+        if len(masses) < len(nexts):  # some tokens begin with the same piece
+            masses.clear()
+            for piece, p in zip(nexts, probs, strict=True):
+                masses[piece] = masses.get(piece, 0.0) + p
+        masses.pop(-1, None)
+        node.seen = sum(masses.values())
         node.outside = top.outside
         node.pmin = min(probs[-1], top.outside) if probs else top.outside
         self.due.remove(node)
@@ -69,36 +77,37 @@ class Readings:
 
     def view(self) -> View:
         """Masses of the next piece over all readings."""
+        if len(self._nodes) == 1:
+            node = self._nodes[0]
+            if node.weight == 1.0:
+                return View(node.masses, node.seen, 0.0 if node.at else node.outside, node.outside)
         masses: dict[int, float] = {}
         fresh = unseen = 0.0
         for node in self._nodes:
-            at, weight = node.at, node.weight
-            for p, s, _ in node.live or ():
-                piece = s[at]
-                masses[piece] = masses.get(piece, 0.0) + weight * p
+            weight = node.weight
+            for piece, mass in node.masses.items():
+                masses[piece] = masses.get(piece, 0.0) + weight * mass
             unseen += weight * node.outside
-            if at == 0:
+            if node.at == 0:
                 fresh += weight * node.outside
         return View(masses, sum(masses.values()), fresh, unseen)
 
     def bound(self, piece: int) -> float:
         """Upper bound of the unlisted mass on one next piece."""
         total = 0.0
-        text = self._pieces[piece]
         for node in self._nodes:
             if node.outside > 0.0 and piece not in node.resolved:
-                at = node.at
-                unlisted = self.speller.count_continuing(node.said, piece, text)
-                unlisted -= sum(1 for _, s, _ in node.live or () if s[at] == piece)
-                total += node.weight * min(node.outside, node.pmin * max(unlisted, 0))
+                unlisted = self.speller.count_continuing(node.said, piece, self._pieces[piece]) - node.nexts.count(piece)
+                if unlisted > 0:
+                    total += node.weight * min(node.outside, node.pmin * unlisted)
         return total
 
     def missing(self, piece: int) -> list[int]:
         """Unlisted ids that go on with `piece` at the place where the session stands; nothing can be asked of others."""
         node = self.position
-        if node.outside <= 0.0 or piece in node.resolved or node.live is None or node not in self._nodes:
+        if node.outside <= 0.0 or piece in node.resolved or node not in self._nodes:
             return []
-        listed = {t for _, _, t in node.live}
+        listed = set(node.ids)
         found = self.speller.continuing(node.said, node.spoken, piece, self._pieces[piece])
         unlisted = [t for t in found if t not in listed]
         if not unlisted:
@@ -107,60 +116,82 @@ class Readings:
 
     def supply(self, ids: Sequence[int], logprobs: LogProbs, pieces: Sequence[int]) -> None:
         """Exact values of all `missing` ids of `pieces`, at the session's place."""
-        node = self.position
-        assert node.live is not None
-        probs = np.exp(logprobs).tolist()
-        speller = self.speller
-        node.live.extend((p, speller[t], t) for p, t in zip(probs, ids, strict=True))
-        node.outside = max(0.0, node.outside - sum(probs))
+        node, speller = self.position, self.speller
+        for token, p in zip(ids, np.exp(logprobs).tolist(), strict=True):
+            piece = speller[token][node.at]
+            node.ids.append(token)
+            node.probs.append(p)
+            node.nexts.append(piece)
+            node.masses[piece] = node.masses.get(piece, 0.0) + p
+            node.seen += p
+            node.outside -= p
+        node.outside = max(0.0, node.outside)
         node.resolved.update(pieces)
 
     def advance(self, piece: int) -> None:
         """The group said `piece` (not an end): keep what fits, tokenize anew if nothing does, note what is due next."""
-        said, pending, done = self._pieces[piece], [], []
-        unlisted = self.bound(piece)
-        last = max(self._nodes, key=lambda n: n.weight, default=self.position)
+        said = self._pieces[piece]
+        last = self._nodes[0] if len(self._nodes) == 1 else max(self._nodes, key=lambda n: n.weight, default=self.position)
         before = last.said
+        unlisted = self.bound(piece)
+        pending: list[Node] = []
+        done: list[Node] = []
         for node in self._nodes:
-            going = []
-            after = node.at + 1
-            for entry in node.live or ():
-                p, s, t = entry
-                if s[node.at] == piece:
-                    if len(s) == after:
-                        done.append(Node(node, t, node.weight * p))
-                    else:
-                        going.append(entry)
-            if going:
-                self._move_on(node, going, piece, said)
-                pending.append(node)
+            if piece in node.masses:
+                going = self._split(node, piece, done)
+                if going:
+                    self._move_on(node, going, piece, said)
+                    pending.append(node)
         self._settle(pending, done, unlisted)
         self.repaired = False
         if not self._nodes and not self.due:
             self.repaired = bool(before)  # a single unlisted token in its own right is no new tokenization
             self._start_over(last, before + said, piece)
 
-    def _move_on(self, node: Node, going: list[tuple[float, tuple[int, ...], int]], piece: int, said: bytes) -> None:
-        """A node whose tokens reach beyond the piece just said."""
+    def _split(self, node: Node, piece: int, done: list[Node]) -> list[int]:
+        """Add the tokens that `piece` completes to `done`; returns the indices of those that reach beyond it."""
+        going = []
+        after = node.at + 1
+        for index, candidate in enumerate(node.nexts):
+            if candidate == piece:
+                if len(self.speller[node.ids[index]]) == after:
+                    done.append(Node(node, node.ids[index], node.weight * node.probs[index]))
+                else:
+                    going.append(index)
+        return going
+
+    def _move_on(self, node: Node, going: list[int], piece: int, said: bytes) -> None:
+        """A node some of whose tokens reach beyond the piece just said."""
         if piece in node.resolved:
             node.outside = 0.0
         elif node.outside > 0.0:
-            unlisted = self.speller.count_continuing(node.said, piece, said) - len(going)  # those done with are counted, too: safe
+            unlisted = self.speller.count_continuing(node.said, piece, said) - node.nexts.count(piece)
             node.outside = min(node.outside, node.pmin * max(unlisted, 0))
-        node.live = going
         node.at += 1
         node.said += said
         node.spoken = (*node.spoken, piece)
         node.resolved = set()
+        node.ids = [node.ids[index] for index in going]
+        node.probs = [node.probs[index] for index in going]
+        node.nexts = [self.speller[token][node.at] for token in node.ids]
+        node.masses = {}
+        for following, p in zip(node.nexts, node.probs, strict=True):
+            node.masses[following] = node.masses.get(following, 0.0) + p
+        node.seen = sum(node.probs)
 
     def _settle(self, pending: list[Node], done: list[Node], unlisted: float) -> None:
         """Keep the readings that matter; scale what is kept to one."""
-        masses = [node.weight * sum(p for p, _, _ in node.live or ()) for node in pending]
+        self._nodes, self.due, self.lost = [], [], 0.0
+        if not pending and len(done) == 1:  # nearly always: one token, and nothing beside it
+            node = done[0]
+            self.lost = unlisted / (node.weight + unlisted) if unlisted else 0.0
+            node.weight = 1.0
+            self.due = done
+            return
+        masses = [node.weight * node.seen for node in pending]
         total = sum(masses) + sum(node.weight for node in done)
         if total <= 0.0:
-            self.lost = 0.0  # nothing was listed, so nothing is dropped: the member is set anew
-            self._nodes, self.due = [], []
-            return
+            return  # nothing listed fits, so nothing is dropped: the member is set anew
         done.sort(key=lambda n: (-n.weight, n.token))
         kept = [n for n in done[: self._beam] if n.weight >= self._share * total]
         alive = [(n, m) for n, m in zip(pending, masses, strict=True) if m >= min(NEGLIGIBLE, self._share) * total]

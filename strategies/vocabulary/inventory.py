@@ -11,6 +11,9 @@ from strategies.vocabulary.table import Table, table_of
 END = 0
 """Piece id of the virtual end where tokenizers differ; its bytes are empty, so it is first in byte order."""
 
+MOST_COUNTS = 200_000
+"""Counts that a speller remembers before it forgets them all."""
+
 
 class Inventory:
     """Pieces of a set of vocabularies. Immutable but for the spellings it remembers.
@@ -47,12 +50,15 @@ class Inventory:
 class Speller(dict[int, tuple[int, ...]]):
     """token id → piece ids. A dict that fills itself, so that the hot loop pays one look-up for a known token."""
 
-    __slots__ = ("_index", "table")
+    __slots__ = ("_counts", "_index", "first", "table")
 
     def __init__(self, table: Table, index: tuple[dict[bytes, int], int] | None) -> None:
         super().__init__()
         self.table = table
         self._index = index
+        self._counts: dict[tuple[bytes, int], int] = {}
+        self.first = _Firsts(self)
+        """token id → the first piece of its spelling, -1 if it is empty."""
 
     @property
     def same(self) -> bool:
@@ -101,11 +107,31 @@ class Speller(dict[int, tuple[int, ...]]):
             return 1
         if piece == END:
             return 0 if said else len(self.table.vocabulary.end_ids)
-        return self.table.count_starting_with(said + piece_bytes)
+        count = self._counts.get((said, piece))
+        if count is None:
+            if len(self._counts) >= MOST_COUNTS:
+                self._counts.clear()
+            count = self._counts[said, piece] = self.table.count_starting_with(said + piece_bytes)
+        return count
 
     def encode(self, text: bytes, piece: int) -> tuple[int, ...]:
         """Token ids that say `text`, the last piece of which is `piece` (which decides it where pieces are tokens)."""
         return (piece,) if self._index is None else self.table.encode(text)
+
+
+class _Firsts(dict[int, int]):
+    """First pieces; fills itself as the speller does."""
+
+    __slots__ = ("_speller",)
+
+    def __init__(self, speller: Speller) -> None:
+        super().__init__()
+        self._speller = speller
+
+    def __missing__(self, token: int) -> int:
+        spelling = self._speller[token]
+        first = self[token] = spelling[0] if spelling else -1
+        return first
 
 
 @lru_cache(maxsize=64)
