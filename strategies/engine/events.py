@@ -56,6 +56,8 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class StageFinished:
+    """A stage has written its last."""
+
     report: StageReport
 
 

@@ -37,7 +37,7 @@ async def run(
         tasks.start_soon(_stages, plan, tuple(messages), options, catalog, send)
         try:
             yield _read(receive)
-        except BaseException as error:  # kept out of the task group, which would wrap it; raised again below
+        except BaseException as error:  # noqa: BLE001 - kept out of the task group, which would wrap it; raised again below
             stopped = error
         receive.close()
         tasks.cancel_scope.cancel()
@@ -87,7 +87,7 @@ async def _stages(
             await run_stage(index)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass  # nobody reads any more: the block was left, and the cancellation is on its way
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the reader of the events raises it
             await send.send(_Failure(error))
 
     async with send:

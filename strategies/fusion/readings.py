@@ -9,6 +9,7 @@ The lists of a node are parallel plain lists, not tuples or arrays: for some twe
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 import numpy as np
 
 from backends.types import LogProbs, TopK
@@ -97,7 +98,9 @@ class Readings:
         total = 0.0
         for node in self._nodes:
             if node.outside > 0.0 and piece not in node.resolved:
-                unlisted = self.speller.count_continuing(node.said, piece, self._pieces[piece]) - node.nexts.count(piece)
+                unlisted = self.speller.count_continuing(node.said, piece, self._pieces[piece]) - node.nexts.count(
+                    piece
+                )
                 if unlisted > 0:
                     total += node.weight * min(node.outside, node.pmin * unlisted)
         return total
@@ -131,7 +134,9 @@ class Readings:
     def advance(self, piece: int) -> None:
         """The group said `piece` (not an end): keep what fits, tokenize anew if nothing does, note what is due next."""
         said = self._pieces[piece]
-        last = self._nodes[0] if len(self._nodes) == 1 else max(self._nodes, key=lambda n: n.weight, default=self.position)
+        last = (
+            self._nodes[0] if len(self._nodes) == 1 else max(self._nodes, key=lambda n: n.weight, default=self.position)
+        )
         before = last.said
         unlisted = self.bound(piece)
         pending: list[Node] = []

@@ -49,7 +49,9 @@ class UnionTopK:
             return ()
         union = {b""} if any(self._ends(m) for m in range(len(self._tables))) else set()
         for listed, table in zip(self._listed, self._tables, strict=True):
-            union.update(text for t in listed if (text := table.vocabulary.tokens[t]) and t not in table.vocabulary.end_ids)
+            union.update(
+                text for t in listed if (text := table.vocabulary.tokens[t]) and t not in table.vocabulary.end_ids
+            )
         self._candidates = sorted(union)
         wanted = []
         for member, listed in enumerate(self._listed):
