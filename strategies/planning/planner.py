@@ -139,6 +139,7 @@ class _Planner:
         else:
             for branch in order:
                 self.check_fused(branch[0], voices[branch].leaf)
+                self.check_seats(branch[0], [voices[other].leaf for other in order if other[0] == branch[0]])
             stage = FusedStage(places, tuple(float(voices[branch].weight) for branch in order))
         return self.stages.setdefault(stage, len(self.stages))
 
@@ -149,6 +150,13 @@ class _Planner:
         reason = entry.why_not_fused or "its backend opens no token sessions"
         message = f"'{model}' can't be a member of a group: {reason}"
         self.errors.append(PlanError(self.text, self.columns[leaf], model, message))
+
+    def check_seats(self, model: str, leaves: list[int]) -> None:
+        """A group that wants more sessions of one model than it ever has would wait for itself."""
+        entry = self.catalog.get(model)
+        if entry is not None and entry.seats is not None and len(leaves) > entry.seats:
+            message = f"'{model}' is wanted {len(leaves)} times at once by one group, and holds {entry.seats} sessions at most"
+            self.errors.append(PlanError(self.text, self.columns[max(leaves)], model, message))
 
 
 def _role(reads: int | None, last: bool) -> Role:

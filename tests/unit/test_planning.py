@@ -192,6 +192,17 @@ def test_a_group_member_without_token_sessions_is_refused_where_it_stands(
     assert caught.value.message.startswith(f"'{model}' can't be a member of a group: {reason}")
 
 
+def test_a_group_that_would_wait_for_itself_is_refused() -> None:
+    """Two sessions of one model at once, where the model holds one: it could never be opened."""
+    narrow = Catalog({**CATALOG, "a": Entry(WithSessions("a"), seats=1), "b": Entry(WithSessions("b"), seats=2)})
+    for text, column in (("(x>a)|a", 6), ("c|(b>a)|a", 8)):
+        with pytest.raises(PlanError, match="holds 1 sessions at most") as caught:
+            plan(parse(text).topology, narrow)
+        assert (caught.value.column, caught.value.model) == (column, "a")
+    for text in ("a>a|b", "a|b>a", "(x>b)|b", "(x>a)|(x>a)"):
+        plan(parse(text).topology, narrow)
+
+
 def test_a_chain_in_a_group_may_begin_with_a_model_without_token_sessions() -> None:
     assert stages("(chat>a)|b")[0] == ("chat", "solver", None)
 

@@ -1,0 +1,122 @@
+"""A token session of a fake model."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from backends.errors import CapabilityMissing, ContextTooLong, SessionClosed
+from backends.fake.model import FakeModel, Probabilities, cut, logs
+from backends.fake.settings import FakeSettings
+from backends.types import LogProbs, TopK
+
+
+class FakeSession:
+    """Strict where others are lenient: misuse that a real backend might survive raises RuntimeError or ValueError here.
+
+    pause: awaited before every pass with the number of passes so far; where delays and faults happen.
+    freed: called once, when the session is closed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: FakeModel,
+        settings: FakeSettings,
+        prompt: Sequence[int],
+        k: int,
+        pause: Callable[[int], Awaitable[None]],
+        freed: Callable[[], None],
+    ) -> None:
+        self._name = name
+        self._model = model
+        self._settings = settings
+        self._ids = list(prompt)
+        self._prompt = len(self._ids)
+        self._k = k if settings.max_k is None else min(k, settings.max_k)
+        self._pause = pause
+        self._freed = freed
+        self._passes = 0
+        self._here: Probabilities | None = None
+        self._closed = False
+        self._busy = False
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self._prompt
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Prompt and appended ids, for tests."""
+        return tuple(self._ids)
+
+    async def step(self, append: Sequence[int] = ()) -> TopK:
+        with self._call():
+            await self._pass(append)
+            return self._look()
+
+    async def score(self, draft: Sequence[int]) -> list[TopK]:
+        if not len(draft):
+            raise ValueError("a draft has at least one id")
+        with self._call():
+            before = len(self._ids)
+            await self._pass(draft)
+            earlier = [cut(self._model.distribution(self._ids[: before + n]), self._k) for n in range(1, len(draft))]
+            return [*earlier, self._look()]
+
+    async def lookup(self, ids: Sequence[int]) -> LogProbs:
+        with self._call():
+            if not self._settings.lookup:
+                raise CapabilityMissing(self._name, f"Model {self._name!r} can't look up single tokens.")
+            if self._here is None:
+                raise RuntimeError("lookup is for after a step or score, and before a rewind")
+            return logs(self._here[np.asarray(ids, dtype=np.int64)])
+
+    async def rewind(self, n: int) -> None:
+        with self._call():
+            if not 0 <= n <= len(self._ids) - self._prompt:
+                raise ValueError(f"can't drop {n} of {len(self._ids) - self._prompt} appended ids")
+            del self._ids[len(self._ids) - n :]
+            self._here = None
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._freed()
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        if self._closed:
+            raise SessionClosed(self._name, "The session is closed.")
+        if self._busy:
+            raise RuntimeError("two tasks use one session at once")
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+
+    async def _pass(self, append: Sequence[int]) -> None:
+        new = [int(id) for id in append]
+        if any(not 0 <= id < len(self._model) for id in new):
+            raise ValueError("an id is outside the vocabulary")
+        if (tokens := len(self._ids) + len(new)) > self._settings.context:
+            raise too_long(self._name, tokens, self._settings.context)
+        await self._pause(self._passes)
+        if self._closed:
+            raise SessionClosed(self._name, "The session was closed meanwhile.")
+        self._passes += 1
+        self._ids += new
+        self._here = self._model.distribution(self._ids)
+
+    def _look(self) -> TopK:
+        assert self._here is not None
+        return cut(self._here, self._k)
+
+
+def too_long(name: str, tokens: int, limit: int) -> ContextTooLong:
+    return ContextTooLong(
+        name, f"Model {name!r} can read {limit} tokens; {tokens} are needed.", tokens=tokens, limit=limit
+    )
