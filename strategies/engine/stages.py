@@ -94,7 +94,7 @@ async def run_text(stage: TextStage, job: Job) -> tuple[str, StageReport]:
 
 async def run_fused(stage: FusedStage, job: Job) -> tuple[str, StageReport]:
     """A group writes together: every committed piece is said by all before the next is chosen."""
-    clock, written = Clock(), []
+    clock, texts = Clock(), []
     sampling = job.sampling()
     fuser = await _fuser(stage, job, sampling)
     async with AsyncExitStack() as stack:
@@ -115,20 +115,20 @@ async def run_fused(stage: FusedStage, job: Job) -> tuple[str, StageReport]:
             text = out.finish() if said.end else out.feed(said.text)
             if text:
                 clock.wrote()
-                written.append(text)
+                texts.append(text)
                 await job.emit(Delta(job.index, text))
             if said.end or out.stopped:
                 reason = "stop"
                 break
         if reason == "length" and (rest := out.finish()):
-            written.append(rest)
+            texts.append(rest)
             await job.emit(Delta(job.index, rest))
         reports = tuple(
-            BranchReport(b.model, b.role, Usage(s.prompt_tokens, place.depth), weight)
-            for b, s, place, weight in zip(stage.branches, sessions, group.places, stage.weights, strict=True)
+            BranchReport(b.model, b.role, Usage(s.prompt_tokens, written), weight)
+            for b, s, written, weight in zip(stage.branches, sessions, group.written(), stage.weights, strict=True)
         )
     meters = replace(fuser.meters, passes=group.passes)
-    return "".join(written), StageReport(job.index, reports, clock.seconds(), clock.first, reason, meters)
+    return "".join(texts), StageReport(job.index, reports, clock.seconds(), clock.first, reason, meters)
 
 
 class _Group:
@@ -150,6 +150,10 @@ class _Group:
             values = await together([self._look_up(lookup) for lookup in wanted])
             for lookup, logprobs in zip(wanted, values, strict=True):
                 fuser.supply(lookup, logprobs)
+
+    def written(self) -> list[int]:
+        """Tokens that each member has said: also those of the last piece, which nobody needed to read any more."""
+        return [max(p.depth, *(n.depth for n in due), 0) for p, due in zip(self.places, self._fuser.due(), strict=True)]
 
     async def _visit(self, member: int, nodes: Sequence[Node]) -> None:
         session = self.sessions[member]

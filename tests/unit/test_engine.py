@@ -31,7 +31,12 @@ PROMPTS = PromptSet.from_mapping(
         }
     },
 )
-ASK = (Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "six times seven"))
+ASK = (
+    Message("system", "Be kind."),
+    Message("user", "Hi"),
+    Message("assistant", "Yes?"),
+    Message("user", "six times seven"),
+)
 
 
 class Models:
@@ -39,7 +44,9 @@ class Models:
 
     def __init__(self, **settings: FakeSettings) -> None:
         self.told: dict[str, list[Sequence[Message]]] = {}
-        self.backends = {name: FakeBackend(name, value, answer=self._answer(name, value)) for name, value in settings.items()}
+        self.backends = {
+            name: FakeBackend(name, value, answer=self._answer(name, value)) for name, value in settings.items()
+        }
         self.catalog = Catalog({name: Entry(backend) for name, backend in self.backends.items()})
 
     def _answer(self, name: str, settings: FakeSettings) -> Any:
@@ -93,14 +100,18 @@ async def test_every_stage_reads_the_whole_conversation_and_the_answer_before() 
 
 
 async def test_a_group_that_agrees_writes_what_all_would_write() -> None:
-    models = Models(a=said("中国 is 42 👍"), b=said("中国 is 42 👍", seed=1), c=said("中国 is 42 👍", words=("中", " is", "42")))
+    models = Models(
+        a=said("中国 is 42 👍"), b=said("中国 is 42 👍", seed=1), c=said("中国 is 42 👍", words=("中", " is", "42"))
+    )
     for wiring in ("a|b", "a|c", "a|b|c", "a*0.2|c*5"):
         assert await models.answer(wiring) == "中国 is 42 👍"
     models.assert_nothing_left()
 
 
 async def test_order_of_members_never_shows() -> None:
-    models = Models(a=said("the first answer"), b=said("another one", seed=3), c=said("the third", words=(" th", "ird")))
+    models = Models(
+        a=said("the first answer"), b=said("another one", seed=3), c=said("the third", words=(" th", "ird"))
+    )
     texts = [await models.answer("|".join(order)) for order in itertools.permutations("abc")]
     assert len(set(texts)) == 1
     assert texts[0]
@@ -132,7 +143,9 @@ async def test_independent_stages_run_side_by_side() -> None:
 
 async def test_the_first_token_comes_before_the_last_is_decoded() -> None:
     """True streaming, in a text stage and in a group: when the first delta is read the models are still writing."""
-    models = Models(a=said("one two three four five six seven", delay=0.02), b=said("one two three four five six seven", delay=0.02))
+    models = Models(
+        a=said("one two three four five six seven", delay=0.02), b=said("one two three four five six seven", delay=0.02)
+    )
     for wiring in ("a", "a|b"):
         what = plan(parse(wiring).topology, models.catalog)
         async with run(what, ASK, Options(prompts=PROMPTS), models.catalog) as events:
@@ -146,7 +159,9 @@ async def test_the_first_token_comes_before_the_last_is_decoded() -> None:
 
 async def test_reasoning_is_cut_from_what_is_handed_on() -> None:
     models = Models(a=said("<think>secret</think>plain"), b=said("end"))
-    models.catalog = Catalog({"a": Entry(models.backends["a"], reasoning=("<think>", "</think>")), "b": models.catalog["b"]})
+    models.catalog = Catalog(
+        {"a": Entry(models.backends["a"], reasoning=("<think>", "</think>")), "b": models.catalog["b"]}
+    )
     assert await models.answer("a>b") == "end"
     assert models.told["b"][0][-1].content == "Q: six times seven A: plain verify"
 
@@ -156,6 +171,7 @@ async def test_budgets_and_stop_strings() -> None:
     events = await models.events("a|b", sampling=Sampling(max_tokens=2))
     assert isinstance(events[-1], Finished)
     assert events[-1].finish_reason == "length"
+    assert [b.usage.completion_tokens for b in events[-1].stages[0].branches] == [2, 2]
     assert await models.answer("a|b", sampling=Sampling(stop=(" thr",))) == "one two"
     assert await models.answer("a", sampling=Sampling(stop=("e four",))) == "one two thre"
     events = await models.events("a>b", stage_max_tokens=1, sampling=Sampling(stop=("two",)))
@@ -251,7 +267,9 @@ async def test_groups_with_few_places_never_deadlock() -> None:
 
 async def test_a_member_without_sessions_is_refused_before_any_call() -> None:
     models = Models(a=said("x"), b=said("x"))
-    models.catalog = Catalog({"a": models.catalog["a"], "b": Entry(models.backends["b"], why_not_fused="it gives no ids")})
+    models.catalog = Catalog(
+        {"a": models.catalog["a"], "b": Entry(models.backends["b"], why_not_fused="it gives no ids")}
+    )
     with pytest.raises(Exception, match="it gives no ids"):
         plan(parse("a|b").topology, models.catalog)
     assert not models.told

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +20,7 @@ def through(chunks: list[bytes], stops: list[str]) -> tuple[str, bool]:
 def test_any_cut_of_the_bytes_gives_the_same_text(text: str, cuts: list[int]) -> None:
     data = text.encode("utf-8", "surrogatepass") if text.isprintable() else text.encode("utf-8", "replace")
     edges = [0, *sorted(min(c, len(data)) for c in cuts), len(data)]
-    chunks = [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    chunks = [data[a:b] for a, b in itertools.pairwise(edges)]
     assert through(chunks, [])[0] == data.decode("utf-8", "replace")
 
 

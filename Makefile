@@ -1,0 +1,94 @@
+# Works with GNU make 3.81 (macOS) and later. Writes nothing outside this directory but caches (pip's, and the weights in
+# MODELNET_HOME or ~/.cache/modelnet).
+#
+#   PYTHON=python3.12 make setup     a certain Python
+#   make demo ARGS=--once            arguments for the command behind a target
+
+ARGS ?=
+CONFIG ?= config/demo.yaml
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+READY := $(VENV)/.ready
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+
+# llama.cpp is built with all cores, also where cmake falls back to plain make. Nothing else of the build is changed: pip
+# keeps the wheel for other projects too. CMAKE_ARGS (for a GPU, say) is passed on as it is.
+LLAMA_BUILD := CMAKE_BUILD_PARALLEL_LEVEL="$${CMAKE_BUILD_PARALLEL_LEVEL:-$(CORES)}"
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo bench weights test test-unit lint format wheel clean clean-all
+
+help: ## what can be made here
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## the environment in .venv, with everything; quick when it is there
+
+demo: setup ## weights, gateway, one fused answer, then it keeps serving (ARGS=--once: ends after the answer)
+	@$(BIN)/modelnet demo $(ARGS)
+
+bench: setup ## speed of the models and of what joins them
+	@$(BIN)/modelnet bench $(ARGS)
+
+weights: setup ## the weights that the demo and the tests need
+	@$(BIN)/modelnet models pull --config $(CONFIG)
+
+test: setup lint weights ## lint, then every test (ARGS: for pytest)
+	$(BIN)/pytest $(ARGS)
+
+test-unit: setup ## the tests that need no weights, no network and no patience
+	$(BIN)/pytest -m "not models and not slow and not wheel" $(ARGS)
+
+lint: setup ## style, types, and who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: setup ## dist/*.whl and dist/*.tar.gz
+	$(PY) -m build --outdir dist .
+
+clean: ## remove what was built and cached here, but the environment
+	rm -rf dist build .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+clean-all: clean ## remove the environment too
+	rm -rf $(VENV)
+
+# The first Python that is new enough; pyenv's shims may name some that do not start.
+$(PY):
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14 python; do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+			echo "making $(VENV) with $$("$$python" --version)"; \
+			"$$python" -m venv $(VENV) && exit 0; \
+			rm -rf $(VENV); \
+			echo "error: '$$python -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; \
+			exit 1; \
+		fi; \
+	done; \
+	echo "error: needs Python 3.11 or later, and found none (make setup PYTHON=/path/to/python3)" >&2; \
+	exit 1
+
+# Dependency groups need pip 25.1. What is installed is checked again only when pyproject.toml changes.
+$(READY): pyproject.toml | $(PY)
+	@$(PY) -c 'import pip, sys; sys.exit([int(n) for n in pip.__version__.split(".")[:2]] < [25, 1])' \
+		|| $(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@if ! $(PY) -c 'import importlib.util as i, sys; sys.exit(not i.find_spec("llama_cpp"))'; then \
+		for kind in "$${CC:-cc} gcc clang" "$${CXX:-c++} g++ clang++"; do \
+			found=; for compiler in $$kind; do command -v "$$compiler" >/dev/null 2>&1 && found=1; done; \
+			if [ -z "$$found" ]; then \
+				echo "error: needs a C and C++ compiler for llama.cpp, and found none of: $$kind" >&2; \
+				echo "  Debian, Ubuntu: apt install build-essential    Fedora: dnf install gcc-c++" >&2; \
+				echo "  macOS: xcode-select --install" >&2; \
+				exit 1; \
+			fi; \
+		done; \
+		echo "installing; llama.cpp is compiled the first time, which takes some minutes"; \
+	fi
+	@$(LLAMA_BUILD) $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[embedded]' --group dev
+	@touch $(READY)

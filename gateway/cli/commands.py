@@ -1,0 +1,109 @@
+"""The commands and their options. What they do is in the modules they import.
+
+Exit codes: 0 done; 1 it failed; 2 what was asked for is wrong (options, configuration, wiring).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.cli.models import models_app
+
+app = typer.Typer(
+    name="modelnet",
+    help="Several language models answer as one, behind the OpenAI API: the model name is the wiring.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(models_app)
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; default: the demo's.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from gateway import __version__
+
+        typer.echo(f"modelnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options before any command."""
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 8000,
+) -> None:
+    """Serve the OpenAI API."""
+    from gateway.cli.serve import serve as run
+
+    raise typer.Exit(run(config, host, port))
+
+
+@app.command()
+def check(
+    config: Annotated[Path | None, typer.Argument(help="Configuration file; default: the demo's.")] = None,
+) -> None:
+    """Validate a configuration; show its models and aliases, or what is wrong with file, line and key."""
+    from gateway.cli.check import check as run
+
+    raise typer.Exit(run(config))
+
+
+@app.command()
+def plan(
+    wiring: Annotated[
+        str, typer.Argument(help='The wiring, e.g. "s2p:qwen>ds|yi". Quote it: > and | mean something to shells.')
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Check the names against this configuration, and expand its aliases."),
+    ] = None,
+) -> None:
+    """Draw what a wiring would run, as a tree."""
+    from gateway.cli.check import plan as run
+
+    raise typer.Exit(run(wiring, config))
+
+
+@app.command()
+def demo(
+    config: Config = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 8000,
+    once: Annotated[bool, typer.Option("--once", help="End after the answer.")] = False,
+    question: Annotated[str | None, typer.Option(help="What to ask.")] = None,
+    wiring: Annotated[str, typer.Option(help="The wiring or alias to ask.")] = "demo",
+) -> None:
+    """Pull the demo's weights, serve them, and answer one question in the terminal."""
+    from gateway.cli.demo import QUESTION
+    from gateway.cli.demo import demo as run
+
+    raise typer.Exit(run(config, port, once, question or QUESTION, wiring))
+
+
+@app.command(name="eval")
+def evaluate(
+    wirings: Annotated[list[str], typer.Argument(help="Wirings or aliases to compare.")],
+    data: Annotated[Path, typer.Option("--data", "-d", help="Questions: JSON lines with question and answer.")],
+    config: Config = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first so many.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Budget of the answer, tokens.")] = 400,
+    out: Annotated[Path | None, typer.Option(help="Write every answer there, as JSON.")] = None,
+) -> None:
+    """Compare wirings on a question set: right answers with their uncertainty, seconds, tokens, exactness."""
+    from gateway.cli.eval import evaluate as run
+
+    raise typer.Exit(run(config, data, wirings, limit, max_tokens, out))

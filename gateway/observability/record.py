@@ -1,0 +1,54 @@
+"""What is known of one HTTP request: filled in on the way, read by the access log and the metrics at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from backends.types import Usage
+
+_KEY = "modelnet.record"
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """
+    status: of HTTP as sent; 499 if the client left before there was one or while it was answered. error: its code, if any.
+    shape, kind: of the wiring ("unknown" until it is planned) and of the answer ("stream" or "json").
+    first_token: seconds from the start to the first text of the answer.
+    """
+
+    request_id: str
+    started: float = field(default_factory=time.perf_counter)
+    status: int = 0
+    model: str | None = None
+    shape: str = "unknown"
+    kind: str = "json"
+    error: str | None = None
+    first_token: float | None = None
+    usage: Usage | None = None
+
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self.started
+
+    def wrote(self) -> None:
+        """Text of the answer went out."""
+        if self.first_token is None:
+            self.first_token = self.seconds()
+
+
+def attach(scope: MutableMapping[str, Any], record: RequestRecord) -> None:
+    """Put it where everything further in finds it."""
+    scope[_KEY] = record
+
+
+def record_of(scope: MutableMapping[str, Any]) -> RequestRecord:
+    """The record of this request; a new one where nothing outside has attached any."""
+    found = scope.get(_KEY)
+    if isinstance(found, RequestRecord):
+        return found
+    scope[_KEY] = record = RequestRecord(request_id="")
+    return record

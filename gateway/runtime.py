@@ -1,0 +1,236 @@
+"""The composition root: a configuration becomes started backends, aliases, prompt sets and limits.
+
+    async with open_runtime(loaded) as runtime:
+        await runtime.wait_loaded()          # raises NothingLoaded if no model could be started
+        prepared = runtime.prepare("s2p:qwen>smol|gemma", sampling, extra)
+
+Models load side by side while the server already answers probes. One that fails is contained: it is shown as failed, and
+wirings that use it are refused with the reason. Leaving the block stops what is loading and frees every model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import anyio
+import structlog
+
+from backends.catalog import Catalog, Entry
+from backends.errors import BackendError
+from backends.types import Sampling
+from gateway.settings import Loaded, Settings
+from gateway.settings.check import routes, wiring_limits
+from gateway.settings.prompts import load_prompts
+from gateway.settings.schema import FakeModel, OpenAIModel
+from gateway.weights import WeightsError
+from strategies.engine import Options
+from strategies.planning import Plan, TextStage, plan
+from strategies.prompting import PromptSet
+from strategies.routing import Alias, Route, resolve
+from strategies.topology import Limits, TopologyError, models
+from strategies.topology import format as write
+
+State = Literal["loading", "ready", "failed", "stopping"]
+
+PROBE_SECONDS = 2.0
+"""How long a readiness probe waits for one model."""
+
+log = structlog.get_logger("modelnet.runtime")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """Where a model stands. reason: why it can't serve, for clients to read; None when ready. seconds: what loading took."""
+
+    state: State
+    reason: str | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that running a request takes.
+
+    wiring: canonical, aliases expanded. server: model with a server of its own that understands OpenAI's fields, where the whole
+    wiring is that one model. penalties: the answer is written by one model whose sampler knows frequency and presence penalties.
+    """
+
+    plan: Plan
+    wiring: str
+    options: Options
+    server: str | None
+    penalties: bool
+
+
+class ModelNotReady(Exception):
+    """A model of the wiring can't serve. `status` says why."""
+
+    def __init__(self, model: str, status: ModelStatus) -> None:
+        how = {"failed": f"could not be started: {status.reason}"}.get(status.state, f"is {status.state}.")
+        super().__init__(f"Model {model!r} {how}")
+        self.model = model
+        self.status = status
+
+
+class NothingLoaded(Exception):
+    """No model at all could be started. `reasons`: model → why."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__("no model could be started:" + "".join(f"\n  {name}: {why}" for name, why in reasons.items()))
+        self.reasons = reasons
+
+
+Build = Callable[[str], Awaitable[Entry]]
+"""Model name → entry whose backend has been started. Raises BackendError, WeightsError, or anything else."""
+
+
+class Runtime:
+    """What the edge works with. Changes only through loading and stopping."""
+
+    def __init__(self, settings: Settings, prompts: Mapping[str, PromptSet]) -> None:
+        self.settings = settings
+        self.prompts = prompts
+        self.aliases: Mapping[str, Alias] = routes(settings)
+        self.limits: Limits = wiring_limits(settings)
+        self.created = int(time.time())
+        self.catalog = Catalog({})
+        self._status = {name: ModelStatus("loading", "is still loading") for name in settings.models}
+        self._loaded = anyio.Event()
+
+    @property
+    def statuses(self) -> Mapping[str, ModelStatus]:
+        """Model → where it stands, in the order of the configuration."""
+        return self._status
+
+    async def wait_loaded(self) -> None:
+        """Until no model is loading any more. Raises NothingLoaded."""
+        await self._loaded.wait()
+        if all(status.state == "failed" for status in self._status.values()):
+            raise NothingLoaded({name: status.reason or "" for name, status in self._status.items()})
+
+    def route(self, model: str) -> Route:
+        """What a model name means. Raises TopologyError and its kinds."""
+        return resolve(model, self.aliases, self.settings.models, self.limits)
+
+    def plan(self, route: Route) -> Plan:
+        """The plan of a wiring whose models are all ready. Raises ModelNotReady, PlanError."""
+        for name in (model.name for model in models(route.topology)):
+            if (status := self._status[name]).state != "ready":
+                raise ModelNotReady(name, status)
+        return plan(route, self.catalog)
+
+    def prepare(self, model: str, sampling: Sampling, extra: Mapping[str, Any]) -> Prepared:
+        """Everything that can be refused before anything runs. Raises TopologyError and its kinds, ModelNotReady."""
+        route = self.route(model)
+        made = self.plan(route)
+        alias = route.alias or Alias(model)
+        limits = self.settings.limits
+        single = made.models[0] if made.shape == "single" else None
+        server = single if single and isinstance(self.settings.models[single], OpenAIModel) else None
+        options = Options(
+            prompts=self.prompts[alias.prompts or "default"],
+            sampling=sampling,
+            extra=extra if server else {},
+            stage_max_tokens=alias.stage_max_tokens or limits.stage_max_tokens,
+            answer_max_tokens=alias.max_tokens or limits.answer_max_tokens,
+            fuser=alias.fuser or "linear",
+            top_k=limits.top_k,
+        )
+        return Prepared(made, write(made.topology), options, server, self._has_penalties(made))
+
+    def _has_penalties(self, made: Plan) -> bool:
+        last = made.stages[-1]
+        return isinstance(last, TextStage) and not isinstance(self.settings.models[last.branch.model], FakeModel)
+
+    async def not_ready(self) -> dict[str, str]:
+        """Model → why it can't serve now. Asks every started backend."""
+        found = {
+            name: status.reason or status.state for name, status in self._status.items() if status.state != "ready"
+        }
+
+        async def probe(name: str, entry: Entry) -> None:
+            try:
+                with anyio.fail_after(PROBE_SECONDS):
+                    await entry.backend.ready()
+            except BackendError as error:
+                found[name] = error.message
+            except TimeoutError:
+                found[name] = "does not answer"
+
+        async with anyio.create_task_group() as tasks:
+            for name, entry in self.catalog.items():
+                tasks.start_soon(probe, name, entry)
+        return found
+
+    @property
+    def loading(self) -> bool:
+        """Whether some model is still loading."""
+        return any(status.state == "loading" for status in self._status.values())
+
+    async def load(self, build: Build) -> None:
+        """Start all models side by side."""
+        async with anyio.create_task_group() as tasks:
+            for name in self.settings.models:
+                tasks.start_soon(self._load, name, build)
+        self._loaded.set()
+
+    async def _load(self, name: str, build: Build) -> None:
+        began = time.perf_counter()
+        try:
+            entry = await build(name)
+        except Exception as error:
+            known = isinstance(error, BackendError | WeightsError)
+            reason = str(error) if known else "could not be started; the log says why"
+            self._status[name] = ModelStatus("failed", reason)
+            log.error("model_failed", model=name, reason=str(error), exc_info=None if known else error)
+            return
+        seconds = time.perf_counter() - began
+        self._status[name] = ModelStatus("ready", seconds=seconds)
+        self.catalog = Catalog({**self.catalog.entries, name: entry})
+        log.info("model_ready", model=name, seconds=round(seconds, 3))
+
+    async def stop(self) -> None:
+        """Free every model, side by side. Nothing is started any more."""
+        for name, status in self._status.items():
+            if status.state != "failed":
+                self._status[name] = ModelStatus("stopping", "is stopping")
+
+        async def close(name: str, entry: Entry) -> None:
+            try:
+                await entry.backend.aclose()
+            except Exception:
+                log.exception("model_close_failed", model=name)
+
+        async with anyio.create_task_group() as tasks:
+            for name, entry in self.catalog.items():
+                tasks.start_soon(close, name, entry)
+        self.catalog = Catalog({})
+
+
+@asynccontextmanager
+async def open_runtime(loaded: Loaded, build: Build | None = None) -> AsyncIterator[Runtime]:
+    """A runtime that is loading. build: instead of what the configuration says, for tests. Raises SettingsError."""
+    if build is None:
+        from gateway.builders import Builders
+
+        build = Builders(loaded)
+    runtime = Runtime(loaded.settings, load_prompts(loaded))
+    stopped: BaseException | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(runtime.load, build)
+        try:
+            yield runtime
+        except BaseException as error:  # noqa: BLE001 - kept out of the task group, which would wrap it
+            stopped = error
+        tasks.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await runtime.stop()
+    if stopped is not None:
+        raise stopped
+
+
+__all__ = ["ModelNotReady", "ModelStatus", "NothingLoaded", "Prepared", "Runtime", "TopologyError", "open_runtime"]

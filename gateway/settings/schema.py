@@ -1,0 +1,249 @@
+"""What a configuration may say. Every field's description ends up in `config/schema.json`.
+
+Strict throughout: unknown keys are errors, and no value is turned into another type (`"4"` is not 4). Rules that need more than
+one field are in `gateway.settings.check`, where they can name the line of each.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+NAME_PATTERN = r"^[A-Za-z0-9._/-]+$"
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """Base of every section."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+class AnyModel(Strict):
+    """What every model has, whatever reaches it."""
+
+    owned_by: str = Field(default="modelnet", min_length=1, description="Shown in /v1/models.")
+    description: str | None = Field(default=None, description="Shown in /v1/models.")
+    reasoning: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2, max_length=2)] | None = Field(
+        default=None,
+        description='Marks around text that is cut before an answer is handed on, e.g. ["<think>", "</think>"].',
+    )
+
+
+class LlamaCppModel(AnyModel):
+    """A model in this process, on llama.cpp. Name its weights by `weights` or by `path`."""
+
+    backend: Literal["llama_cpp"]
+    weights: Name | None = Field(
+        default=None, description="A name in weights.yaml; downloaded and checked when first needed."
+    )
+    path: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A GGUF file; relative to the configuration file. `~` is your home directory.",
+    )
+    context: Annotated[int, Field(ge=128)] = Field(
+        default=4096, description="Tokens of one request: prompt and answer."
+    )
+    seats: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=4, description="Requests decoded at once, in one batch per step."
+    )
+    queue: Annotated[int, Field(ge=0)] = Field(
+        default=16, description="Requests that may wait for a seat; more are refused (503)."
+    )
+    temperature: Annotated[float, Field(ge=0, le=2)] = Field(
+        default=0.0, description="Where the request says nothing; 0 is greedy."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(default=1.0, description="Where the request says nothing.")
+    chat_template: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A Jinja file instead of the model's own template; relative to the configuration file.",
+    )
+    k_max: Count | None = Field(default=None, description="Most tokens that its sessions list; null: the vocabulary.")
+    threads: Count | None = Field(default=None, description="Most threads for one pass; null: all cores of the budget.")
+    chunk: Count = Field(default=64, description="Prompt tokens per pass; between two, other requests take a step.")
+    repack: bool = Field(
+        default=False, description="Rearrange weights for this processor: faster where it works, twice the memory."
+    )
+
+
+class OpenAIModel(AnyModel):
+    """A model behind any server that speaks the OpenAI API."""
+
+    backend: Literal["openai"]
+    base_url: str = Field(pattern=r"^https?://[^\s]+$", description="Up to and with the version: https://host/v1.")
+    model: str = Field(default="", description="The server's name for the model; empty: the name used here.")
+    api_key: SecretStr | None = Field(
+        default=None, description="Sent as a bearer token. Use ${NAME}; never write it here."
+    )
+    headers: dict[str, SecretStr] = Field(default_factory=dict, description="Sent with every request.")
+    connect_timeout: Seconds = Field(default=5.0, description="Seconds to connect.")
+    first_byte_timeout: Seconds = Field(default=120.0, description="Seconds to the first byte of an answer.")
+    chunk_timeout: Seconds = Field(default=60.0, description="Longest silence inside an answer, seconds.")
+    keep_alive: Seconds = Field(default=4.0, description="Seconds that an idle connection is kept.")
+    verify: bool = Field(default=True, description="Check TLS certificates.")
+    seats: Count | None = Field(default=256, description="Requests at once; null: no limit.")
+    queue: Annotated[int, Field(ge=0)] = Field(
+        default=256, description="Requests that may wait; more are refused (503)."
+    )
+    include_usage: bool = Field(
+        default=True, description="Ask for token counts; off for servers that refuse stream_options."
+    )
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        default="max_tokens", description="max_completion_tokens for servers that refuse the older name."
+    )
+    extra_body: dict[str, Any] = Field(default_factory=dict, description="Fields added to every request body.")
+    sessions: Literal["auto", "on", "off"] = Field(default="auto", description="Whether it can be a member of a group.")
+    vocabulary: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Its tokenizer.json, the directory with it, or a GGUF file; relative to this file.",
+    )
+    end_tokens: list[str] = Field(default_factory=list, description="Texts of the tokens that end a turn.")
+    max_logprobs: Count = Field(default=20, description="The server's limit of log-probabilities per position.")
+    score_parallel: Count = Field(default=8, description="Requests at once for one scored draft.")
+
+
+class FakeRule(Strict):
+    """An answer to questions that contain a text."""
+
+    contains: str = Field(description="Text in the last user turn.")
+    answer: str = Field(description="The answer to it.")
+
+
+class FakeFault(Strict):
+    """One way to fail."""
+
+    on: Literal["start", "ready", "enter", "token"] = Field(default="token", description="When it strikes.")
+    of: Literal["stream", "session", "both"] = Field(default="both", description="What enter and token concern.")
+    after: Annotated[int, Field(ge=0)] = Field(default=0, description="Deltas or passes before it.")
+    action: Literal["raise", "hang", "slow"] = Field(default="raise", description="What happens.")
+    error: str = Field(default="BackendUnavailable", description="Name of a backend error.")
+    seconds: Annotated[float, Field(ge=0)] = Field(default=0.0, description="How much slower.")
+    times: Count | None = Field(default=None, description="How often it strikes; null: always.")
+
+
+class FakeModel(AnyModel):
+    """A scripted model: for trying out wirings and failures without weights."""
+
+    backend: Literal["fake"]
+    answer: str = Field(
+        default="{name}: {last}", description="What it says; {name}: its name, {last}: the last user turn."
+    )
+    rules: list[FakeRule] = Field(default_factory=list, description="The first that matches replaces the answer.")
+    reasoning_text: str = Field(default="", description="Streamed as reasoning before the answer.")
+    split: Literal["token", "character", "word", "whole"] = Field(default="token", description="What one delta is.")
+    first_delay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="Seconds before the first token.")
+    delay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="Seconds before every other token.")
+    seed: int = Field(default=0, description="Of the pseudo-random part of its distributions.")
+    confidence: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.85, description="Probability on the scripted text."
+    )
+    context: Count = Field(default=4096, description="Tokens that prompt and answer may have together.")
+    seats: Count | None = Field(default=None, description="Requests at once; null: no limit.")
+    queue: Annotated[int, Field(ge=0)] = Field(default=0, description="Requests that may wait for a seat.")
+    sessions: bool = Field(default=True, description="Whether it can be a member of a group.")
+    lookup: bool = Field(default=True, description="Whether its sessions can look up single tokens.")
+    max_k: Count | None = Field(default=None, description="Most tokens that its sessions list; null: no limit.")
+    faults: list[FakeFault] = Field(default_factory=list, description="How it fails.")
+
+
+ModelSettings = Annotated[LlamaCppModel | OpenAIModel | FakeModel, Field(discriminator="backend")]
+
+
+class Alias(Strict):
+    """A wiring under a name of its own."""
+
+    expression: str = Field(min_length=1, description="The wiring, e.g. s2p:qwen>smol|gemma. May use other aliases.")
+    description: str | None = Field(default=None, description="Shown in /v1/models.")
+    prompts: str | None = Field(default=None, description="Name of the prompt set.")
+    fuser: str | None = Field(
+        default=None, description="linear or union-top-k: how a group's distributions become one."
+    )
+    stage_max_tokens: Count | None = Field(default=None, description="Tokens of each stage but the last.")
+    max_tokens: Count | None = Field(default=None, description="Tokens of the answer where the request names none.")
+
+
+class Limits(Strict):
+    """What one request, and all together, may take."""
+
+    body_bytes: Count = Field(default=4_194_304, description="Larger request bodies are refused (413).")
+    messages: Count = Field(default=1024, description="Messages of a request.")
+    choices: Annotated[int, Field(ge=1, le=128)] = Field(default=8, description="Answers to one request (n).")
+    max_tokens: Count = Field(default=32_768, description="Largest max_tokens a request may ask for.")
+    answer_max_tokens: Count = Field(
+        default=1024, description="Tokens of an answer where neither request nor alias says."
+    )
+    stage_max_tokens: Count = Field(
+        default=512, description="Tokens of each stage but the last where the alias does not say."
+    )
+    top_k: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=64, description="Tokens that each member of a group lists per step."
+    )
+    request_seconds: Seconds = Field(default=600.0, description="Time for a whole request; then 504.")
+    concurrent_requests: Count = Field(default=256, description="Chat requests at once; more are refused (503).")
+    wiring_length: Count = Field(default=512, description="Characters of a wiring.")
+    wiring_depth: Annotated[int, Field(ge=1, le=12)] = Field(default=8, description="Parentheses open at once.")
+    wiring_stages: Count = Field(default=16, description="Stages of a wiring.")
+    wiring_members: Count = Field(default=32, description="Models of a wiring, every mention counted.")
+
+
+class Log(Strict):
+    """The log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level written.")
+    format: Literal["json", "console"] = Field(
+        default="json", description="One JSON object a line, or text for people."
+    )
+    prompts: bool = Field(
+        default=False, description="Write the messages of requests to the log. They are private: off by default."
+    )
+
+
+class Server(Strict):
+    """The HTTP side."""
+
+    cors: list[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]] = Field(
+        default_factory=lambda: ["http://localhost:*", "http://127.0.0.1:*"],
+        description='Origins whose pages may call the gateway. ":*" at the end is any port; "*" alone is everyone.',
+    )
+    keepalive_seconds: Annotated[float, Field(gt=0, le=15)] = Field(
+        default=15.0, description="A silent stream gets a comment this often, so that load balancers don't cut it."
+    )
+    shutdown_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=10.0, description="Time that running answers get at the end."
+    )
+    log: Log = Field(default_factory=Log, description="The log, on standard error.")
+
+
+class Threads(Strict):
+    """Processor cores for embedded models."""
+
+    cores: Count | None = Field(
+        default=None, description="Cores for all embedded models together; default: all usable ones."
+    )
+
+
+class Settings(Strict):
+    """Configuration of the gateway."""
+
+    models: Annotated[dict[Name, ModelSettings], Field(min_length=1)] = Field(
+        description="The models, by the name used in wirings."
+    )
+    aliases: dict[Name, Alias] = Field(default_factory=dict, description="Wirings under names of their own.")
+    prompts: dict[Name, str] = Field(
+        default_factory=dict,
+        description="Further prompt sets: name → file, relative to this one. default and paper are built in.",
+    )
+    limits: Limits = Field(default_factory=Limits, description="What a request may take.")
+    server: Server = Field(default_factory=Server, description="The HTTP side.")
+    threads: Threads = Field(default_factory=Threads, description="Processor cores.")
+    keys: list[Annotated[SecretStr, Field(min_length=8)]] = Field(
+        default_factory=list,
+        description="Keys that clients may use. With none, only this machine may connect. Use ${NAME}.",
+    )

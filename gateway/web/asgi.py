@@ -1,0 +1,73 @@
+"""The few lines of ASGI that everything here shares."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any
+
+from gateway.observability.record import record_of
+from gateway.wire.errors import APIError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Disconnected(Exception):
+    """The client has left."""
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """A request header, by its lower-case name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value).decode("latin-1")
+    return None
+
+
+def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Headers as ASGI takes them."""
+    return [(key.encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]
+
+
+async def send_json(send: Send, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+    """A whole response."""
+    all_headers = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
+    await send({"type": "http.response.start", "status": status, "headers": encoded(all_headers)})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def send_error(scope: Scope, send: Send, error: APIError) -> None:
+    """An error as a whole response; its code goes into the log."""
+    record_of(scope).error = error.code or error.type
+    await send_json(send, error.status, error.body(), error.headers())
+
+
+async def read_body(receive: Receive) -> bytes:
+    """All of the request's body. Raises Disconnected; the limit on size is held by the middleware around."""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def until_disconnected(receive: Receive) -> None:
+    """Return when the client has left. Only after the body was read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def is_http(scope: Scope) -> bool:
+    """Whether middleware concerns itself with this at all."""
+    return bool(scope["type"] == "http")
+
+
+def add_headers(message: Message, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """More headers for a response that starts with this message."""
+    message["headers"] = [*message.get("headers", ()), *headers]

@@ -1,0 +1,143 @@
+"""Control routes, on FastAPI: models, probes, metrics, and the pages that describe them. Every error has OpenAI's form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+import gateway
+from gateway.observability.metrics import CONTENT_TYPE, Metrics
+from gateway.observability.record import record_of
+from gateway.runtime import ModelNotReady, Runtime
+from gateway.web.chat import not_ready
+from gateway.wire.errors import APIError, bad_request, not_found
+from gateway.wire.topology_errors import wiring_error
+from strategies.routing import Alias
+from strategies.topology import TopologyError, shape
+from strategies.topology import format as write
+
+READ = ["GET", "HEAD"]
+
+
+def control_app(runtime: Runtime, metrics: Metrics) -> FastAPI:
+    """The application of all routes but the hot one."""
+    app = FastAPI(title="ModelNet Gateway", version=gateway.__version__, redirect_slashes=False)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(APIError, _on_api_error)
+
+    @app.api_route("/v1/models", methods=READ)
+    async def models() -> Response:
+        """Models, then aliases."""
+        listed = [model_value(runtime, name) for name in runtime.settings.models]
+        listed += [alias_value(runtime, name, alias) for name, alias in runtime.aliases.items()]
+        return _json({"object": "list", "data": listed})
+
+    @app.api_route("/v1/models/{name:path}", methods=READ)
+    async def model(name: str) -> Response:
+        """A model, an alias, or any wiring of them that could run."""
+        return _json(named_value(runtime, name))
+
+    @app.api_route("/healthz", methods=READ)
+    async def healthz() -> Response:
+        """The process answers."""
+        return _json({"status": "ok"})
+
+    @app.api_route("/readyz", methods=READ)
+    async def readyz() -> Response:
+        """200 once nothing is loading any more and at least one model can serve; what can't is named either way."""
+        reasons = await runtime.not_ready()
+        ready = not runtime.loading and len(reasons) < len(runtime.settings.models)
+        return _json({"status": "ready" if ready else "not ready", "not_ready": reasons}, 200 if ready else 503)
+
+    @app.api_route("/metrics", methods=READ)
+    async def prometheus() -> Response:
+        """In Prometheus' text format."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    return app
+
+
+def model_value(runtime: Runtime, name: str) -> dict[str, Any]:
+    """A model as /v1/models shows it. Under `modelnet`: where it stands and what it is."""
+    settings, status = runtime.settings.models[name], runtime.statuses[name]
+    extension: dict[str, Any] = {"kind": "model", "state": status.state}
+    if status.reason is not None:
+        extension["reason"] = status.reason
+    if settings.description is not None:
+        extension["description"] = settings.description
+    return _value(runtime, name, settings.owned_by, extension)
+
+
+def alias_value(runtime: Runtime, name: str, alias: Alias) -> dict[str, Any]:
+    """An alias as /v1/models shows it."""
+    topology = runtime.route(name).topology
+    extension = {"kind": "alias", "expression": alias.expression, "wiring": write(topology), "shape": shape(topology)}
+    if alias.description:
+        extension["description"] = alias.description
+    return _value(runtime, name, "modelnet", extension)
+
+
+def named_value(runtime: Runtime, name: str) -> dict[str, Any]:
+    """Whatever a model name means. Raises APIError where it means nothing, or nothing that could run."""
+    if name in runtime.settings.models:
+        return model_value(runtime, name)
+    if name in runtime.aliases:
+        return alias_value(runtime, name, runtime.aliases[name])
+    try:
+        route = runtime.route(name)
+        runtime.plan(route)
+    except TopologyError as error:
+        raise wiring_error(name, error) from error
+    except ModelNotReady as error:
+        raise not_ready(error) from error
+    topology = route.topology
+    extension = {"kind": "wiring", "wiring": write(topology), "shape": shape(topology)}
+    return _value(runtime, name, "modelnet", extension)
+
+
+def _value(runtime: Runtime, name: str, owned_by: str, extension: dict[str, Any]) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": runtime.created, "owned_by": owned_by, "modelnet": extension}
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status, media_type="application/json")
+
+
+def _error(request: Request, error: APIError) -> Response:
+    record_of(request.scope).error = error.code or error.type
+    return Response(error.body(), error.status, headers=error.headers(), media_type="application/json")
+
+
+async def _on_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, APIError)
+    return _error(request, error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 404:
+        return _error(request, not_found(request.url.path))
+    if error.status_code == 405:
+        return _error(request, method_not_allowed(request.method, headers.get("Allow", "")))
+    return _error(request, APIError(error.status_code, str(error.detail), headers=headers))
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return _error(request, bad_request(str(first["msg"]), ".".join(str(part) for part in first["loc"][1:]) or None))
+
+
+def method_not_allowed(method: str, allow: str) -> APIError:
+    """A path that is there, asked in a way that it does not answer."""
+    message = f"Method {method} is not allowed here; use {allow}."
+    return APIError(405, message, code="method_not_allowed", headers={"allow": allow})
+
+
+__all__ = ["control_app", "method_not_allowed"]

@@ -1,0 +1,38 @@
+"""Every response names its request: `x-request-id`, the client's own if it is sane, else a new one."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+import structlog
+
+from gateway.observability.record import RequestRecord, attach
+from gateway.web.asgi import App, Message, Receive, Scope, Send, add_headers, header, is_http
+
+_SANE = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
+
+
+class RequestId:
+    """Outermost: also opens the request's record and binds the id to all its log lines."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not is_http(scope):
+            await self.app(scope, receive, send)
+            return
+        given = header(scope, b"x-request-id")
+        request_id = given if given is not None and _SANE.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        record = RequestRecord(request_id)
+        attach(scope, record)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                add_headers(message, [(b"x-request-id", request_id.encode("ascii"))])
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self.app(scope, receive, send_with_id)

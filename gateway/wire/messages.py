@@ -1,0 +1,85 @@
+"""The `messages` of a chat request → `Message`s."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backends.types import Message
+from gateway.wire.errors import bad_request
+from gateway.wire.fields import kind_of
+
+# `developer` is the newer name of `system`; chat templates know only the older one.
+_ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "function",
+}
+_MEDIA = frozenset({"image_url", "input_audio", "file"})
+
+
+def decode_messages(value: Any, limit: int) -> tuple[tuple[Message, ...], str | None]:
+    """The messages, and the name of the first field in them that holds more than text (None: all is text)."""
+    if value is None:
+        raise bad_request("You must provide messages.", "messages")
+    if not isinstance(value, list):
+        raise bad_request(f"messages must be an array, not {kind_of(value)}.", "messages")
+    if not value:
+        raise bad_request("messages must not be empty.", "messages")
+    if len(value) > limit:
+        raise bad_request(f"At most {limit} messages are possible.", "messages")
+    messages: list[Message] = []
+    media: str | None = None
+    for index, item in enumerate(value):
+        message, more_than_text = _message(item, f"messages[{index}]")
+        messages.append(message)
+        if more_than_text and media is None:
+            media = f"messages[{index}].content"
+    return tuple(messages), media
+
+
+def _message(item: Any, name: str) -> tuple[Message, bool]:
+    if not isinstance(item, dict):
+        raise bad_request(f"{name} must be an object, not {kind_of(item)}.", name)
+    role = item.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise bad_request(f"{name}.role must be one of {', '.join(_ROLES)}.", f"{name}.role")
+    content = item.get("content")
+    extra = {key: value for key, value in item.items() if key not in ("role", "content") and value is not None}
+    if content is None:
+        if role != "assistant":
+            raise bad_request(f"{name}.content is missing.", f"{name}.content")
+        if extra.get("tool_calls") or extra.get("function_call"):
+            extra["content"] = None  # a server of OpenAI's API wants to see the null again
+        return Message(_ROLES[role], "", extra), False
+    if isinstance(content, str):
+        return Message(_ROLES[role], content, extra), False
+    if not isinstance(content, list):
+        raise bad_request(f"{name}.content must be a string or an array, not {kind_of(content)}.", f"{name}.content")
+    text, more_than_text = _parts(content, f"{name}.content")
+    if more_than_text:
+        extra["content"] = content
+    return Message(_ROLES[role], text, extra), more_than_text
+
+
+def _parts(parts: list[Any], name: str) -> tuple[str, bool]:
+    """The text parts joined, and whether there are others."""
+    texts: list[str] = []
+    more_than_text = False
+    for index, part in enumerate(parts):
+        at = f"{name}[{index}]"
+        if not isinstance(part, dict):
+            raise bad_request(f"{at} must be an object, not {kind_of(part)}.", at)
+        kind = part.get("type")
+        if kind in ("text", "refusal"):
+            text = part.get(kind)
+            if not isinstance(text, str):
+                raise bad_request(f"{at}.{kind} must be a string, not {kind_of(text)}.", f"{at}.{kind}")
+            texts.append(text)
+        elif kind in _MEDIA:
+            more_than_text = True
+        else:
+            raise bad_request(f"{at}.type must be one of text, refusal, {', '.join(sorted(_MEDIA))}.", f"{at}.type")
+    return "".join(texts), more_than_text

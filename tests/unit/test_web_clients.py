@@ -1,0 +1,143 @@
+"""Clients that leave, that do not read, and a gateway that shuts down."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import anyio
+import pytest
+from edge import CHAT, edge, fake, question
+
+from backends.fake import Fault
+
+pytestmark = pytest.mark.anyio
+
+WIRINGS = ["a", "a>b", "b>a", "a|b", "b>a|c", "(a>b)|c"]
+AT_ONCE = 0.1
+"""Seconds in which everything of a request must be cancelled."""
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("wiring", WIRINGS)
+async def test_a_client_that_leaves_before_the_first_token_stops_everything(wiring: str, n: int, stream: bool) -> None:
+    """drop-in 30: within 100 ms, streaming or not; places and gauges are given back."""
+    hang = (Fault(on="token", action="hang"),)
+    async with edge(fake("a", faults=hang), fake("b"), fake("c")) as e, anyio.create_task_group() as tasks:
+        exchange = e.exchange("POST", CHAT, question(wiring, stream=stream, n=n))
+        tasks.start_soon(exchange.run)
+        counters = e.backends["a"].counters
+        with anyio.fail_after(5):
+            while counters.streams + counters.sessions == 0:
+                await anyio.sleep(0.005)
+        assert not e.idle()
+        left = time.monotonic()
+        exchange.leave()
+        await exchange.finished.wait()
+        assert time.monotonic() - left < AT_ONCE
+        assert e.idle()
+        assert exchange.reply.sent == []
+        assert 'status="499"' in e.app.metrics.text().decode()
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("wiring", WIRINGS)
+async def test_a_client_that_leaves_in_the_middle_stops_everything(wiring: str, n: int) -> None:
+    """drop-in 30: nothing more is written, every call is cancelled within 100 ms."""
+    long = "one two three four five six seven eight nine ten " * 20
+    async with edge(*(fake(name, long, delay=0.01) for name in "abc")) as e, anyio.create_task_group() as tasks:
+        body = question(wiring, stream=True, n=n, modelnet={"stages": True})
+        exchange = e.exchange("POST", CHAT, body)
+        tasks.start_soon(exchange.run)
+        await exchange.until(lambda reply: len(reply.sent) > 4)
+        left = time.monotonic()
+        exchange.leave()
+        await exchange.finished.wait()
+        assert time.monotonic() - left < AT_ONCE
+        assert e.idle()
+        assert not exchange.reply.complete
+        assert b"[DONE]" not in exchange.reply.body
+
+
+async def test_an_answer_that_is_complete_was_not_left() -> None:
+    """drop-in 30: servers report a disconnect after every answer; that is not one."""
+    async with edge(fake("a")) as e:
+        await e.chat()
+        await e.chat(stream=True)
+        assert 'status="499"' not in e.app.metrics.text().decode()
+
+
+async def test_a_client_that_leaves_while_it_sends() -> None:
+    """drop-in 30: a body that never ends."""
+    async with edge(fake("a")) as e:
+        exchange = e.exchange("POST", CHAT, question())
+        exchange._messages[0]["more_body"] = True
+        exchange.leave()
+        with anyio.fail_after(5):
+            reply = await exchange.run()
+        assert reply.status == 0
+        assert e.backends["a"].counters.opened == 0
+
+
+async def test_a_slow_reader_holds_up_nobody_and_nothing_piles_up() -> None:
+    """drop-in 31: its own model waits after a bounded number of events; others are served."""
+    long = "one two three four five six seven eight nine ten " * 50
+    async with edge(fake("a", long), fake("b")) as e, anyio.create_task_group() as tasks:
+        stalled = e.exchange("POST", CHAT, question("a", stream=True, max_tokens=900))
+        stalled.stall()
+        tasks.start_soon(stalled.run)
+        await anyio.sleep(0.1)
+        assert 0 < e.backends["a"].counters.deltas < 64
+        assert (await e.chat("b")).status == 200
+        assert (await e.chat("b", stream=True)).events()[-1] == "[DONE]"
+        stalled.may_send.set()
+        await stalled.finished.wait()
+        assert stalled.reply.events()[-1] == "[DONE]"
+
+
+async def test_a_reader_that_never_reads_is_ended_by_the_deadline() -> None:
+    """drop-in 27, 31: it holds its places no longer than any other request."""
+    long = "one two three four five six seven eight nine ten " * 50
+    async with edge(fake("a", long), limits={"request_seconds": 0.2}) as e, anyio.create_task_group() as tasks:
+        stalled = e.exchange("POST", CHAT, question("a", stream=True))
+        stalled.stall()
+        tasks.start_soon(stalled.run)
+        with anyio.fail_after(3):
+            await stalled.finished.wait()
+        assert e.idle()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_end_of_a_shutdown_ends_what_runs(stream: bool) -> None:
+    """drop-in 10, 31: streams end with an error event, others with a 503; new requests are refused."""
+    async with edge(fake("a", "one two three", delay=0.2)) as e, anyio.create_task_group() as tasks:
+        exchange = e.exchange("POST", CHAT, question(stream=stream))
+        tasks.start_soon(exchange.run)
+        await anyio.sleep(0.05)
+        e.app.end_requests()
+        await exchange.finished.wait()
+        reply = exchange.reply
+        assert reply.complete
+        assert reply.status == (200 if stream else 503)
+        last = json.loads(reply.events()[-1]) if stream else reply.json()
+        assert last["error"]["code"] == "overloaded"
+        assert e.idle()
+        assert (await e.chat()).status == 503
+
+
+async def test_many_at_once_over_mixed_wirings() -> None:
+    """drop-in 30: half of them walk away; nothing is left behind, nobody waits for ever."""
+    text = "one two three four five six"
+    backends = [fake(name, text, delay=0.003, seats=3, queue=64) for name in "abc"]
+    async with edge(*backends) as e:
+        exchanges = [e.exchange("POST", CHAT, question(WIRINGS[i % len(WIRINGS)], stream=i % 3 > 0)) for i in range(24)]
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                for exchange in exchanges:
+                    tasks.start_soon(exchange.run)
+                await anyio.sleep(0.05)
+                for exchange in exchanges[::2]:
+                    exchange.leave()
+        assert all(exchange.reply.status == 200 for exchange in exchanges[1::2])
+        assert e.idle()
