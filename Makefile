@@ -12,9 +12,15 @@ PY := $(BIN)/python
 READY := $(VENV)/.ready
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
-# llama.cpp is built with all cores, also where cmake falls back to plain make. Nothing else of the build is changed: pip
-# keeps the wheel for other projects too. CMAKE_ARGS (for a GPU, say) is passed on as it is.
-LLAMA_BUILD := CMAKE_BUILD_PARALLEL_LEVEL="$${CMAKE_BUILD_PARALLEL_LEVEL:-$(CORES)}"
+# llama.cpp is built once per machine, for its CPU, with all cores; the wheel is kept with the weights, for other checkouts.
+# The two flags keep GCC 12 from dropping the stores that set up AMX tiles (llama.cpp issue 20824: it crashes without them).
+# CMAKE_ARGS (for a GPU, say) is passed on as it is.
+LLAMA := $(shell sed -n 's/.*"\(llama-cpp-python[^"]*\)".*/\1/p' pyproject.toml | head -1)
+LLAMA_FLAGS := -fno-tree-dse -fno-dse
+LLAMA_KEY := $(shell printf '%s' '$(LLAMA) $(LLAMA_FLAGS) $(CMAKE_ARGS)' | cksum | cut -d ' ' -f 1)
+LLAMA_WHEELS = $(or $(MODELNET_HOME),$(HOME)/.cache/modelnet)/wheels/$(LLAMA_KEY)
+LLAMA_BUILD := CMAKE_BUILD_PARALLEL_LEVEL="$${CMAKE_BUILD_PARALLEL_LEVEL:-$(CORES)}" \
+	CFLAGS="$$CFLAGS $(LLAMA_FLAGS)" CXXFLAGS="$$CXXFLAGS $(LLAMA_FLAGS)"
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -90,5 +96,10 @@ $(READY): pyproject.toml | $(PY)
 		done; \
 		echo "installing; llama.cpp is compiled the first time, which takes some minutes"; \
 	fi
-	@$(LLAMA_BUILD) $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[embedded]' --group dev
+	@ls "$(LLAMA_WHEELS)"/*.whl >/dev/null 2>&1 || { \
+		rm -rf "$(LLAMA_WHEELS).new" && $(LLAMA_BUILD) $(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps \
+			--no-cache-dir --no-binary llama-cpp-python --wheel-dir "$(LLAMA_WHEELS).new" '$(LLAMA)' && \
+		mkdir -p "$(LLAMA_WHEELS)" && mv "$(LLAMA_WHEELS).new"/*.whl "$(LLAMA_WHEELS)" && rmdir "$(LLAMA_WHEELS).new"; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check --find-links "$(LLAMA_WHEELS)" --only-binary llama-cpp-python \
+		--editable '.[embedded]' --group dev
 	@touch $(READY)

@@ -49,15 +49,21 @@ class Seats:
     async def take(self) -> Seat:
         """Wait for a place. Raises BackendOverloaded when the queue is full."""
         if self._free is not None:
-            if self._free.value == 0 and self.waiting >= self._queue:
-                raise BackendOverloaded(self._model, f"Model {self._model!r} is at capacity; try again shortly.", 1.0)
-            self.waiting += 1
             try:
-                await self._free.acquire()
-            finally:
-                self.waiting -= 1
+                self._free.acquire_nowait()  # `acquire` yields even where it need not: who has a place isn't waiting
+            except anyio.WouldBlock:
+                await self._wait(self._free)
         self.taken += 1
         return Seat(self)
+
+    async def _wait(self, free: anyio.Semaphore) -> None:
+        if self.waiting >= self._queue:
+            raise BackendOverloaded(self._model, f"Model {self._model!r} is at capacity; try again shortly.", 1.0)
+        self.waiting += 1
+        try:
+            await free.acquire()
+        finally:
+            self.waiting -= 1
 
     def _give_back(self) -> None:
         self.taken -= 1

@@ -101,9 +101,13 @@ def evaluate(
     config: Config = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first so many.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Budget of the answer, tokens.")] = 400,
+    concurrency: Annotated[
+        int,
+        typer.Option(min=1, help="Questions at a time. More is faster in all; the seconds are then no single user's."),
+    ] = 1,
     out: Annotated[Path | None, typer.Option(help="Write every answer there, as JSON.")] = None,
 ) -> None:
     """Compare wirings on a question set: right answers with their uncertainty, seconds, tokens, exactness."""
     from gateway.cli.eval import evaluate as run
 
-    raise typer.Exit(run(config, data, wirings, limit, max_tokens, out))
+    raise typer.Exit(run(config, data, wirings, limit, max_tokens, concurrency, out))

@@ -46,16 +46,22 @@ class Answer:
 
 
 def evaluate(
-    config: Path | None, data: Path, wirings: Sequence[str], limit: int | None, budget: int, out: Path | None
+    config: Path | None,
+    data: Path,
+    wirings: Sequence[str],
+    limit: int | None,
+    budget: int,
+    concurrency: int,
+    out: Path | None,
 ) -> int:
-    """Ask every wiring every question, one at a time, greedy. Returns the exit code."""
+    """Ask every wiring every question, greedy, `concurrency` at a time. Returns the exit code."""
     setup_logs("warning", "console")
     try:
         loaded = read_config(config)
         questions = read_questions(data, limit)
     except (SettingsError, OSError, ValueError) as error:
         return complain(error)
-    return anyio.run(partial(_evaluate, loaded, questions, wirings, budget, out))
+    return anyio.run(partial(_evaluate, loaded, questions, wirings, budget, concurrency, out))
 
 
 def read_questions(data: Path, limit: int | None) -> list[Question]:
@@ -73,7 +79,7 @@ def read_questions(data: Path, limit: int | None) -> list[Question]:
 
 
 async def _evaluate(
-    loaded: Loaded, questions: list[Question], wirings: Sequence[str], budget: int, out: Path | None
+    loaded: Loaded, questions: list[Question], wirings: Sequence[str], budget: int, concurrency: int, out: Path | None
 ) -> int:
     answers: list[Answer] = []
     async with open_runtime(loaded) as runtime:
@@ -82,7 +88,7 @@ async def _evaluate(
             for wiring in wirings:
                 runtime.prepare(wiring, Sampling(), {})  # all of them are checked before the first is asked
             for wiring in wirings:
-                answers += [await _answer(runtime, wiring, question, budget) for question in questions]
+                answers += await _answers(runtime, wiring, questions, budget, concurrency)
                 say(f"{wiring}: {sum(a.right for a in answers if a.wiring == wiring)} of {len(questions)}")
                 if out is not None:
                     out.write_text(json.dumps([asdict(answer) for answer in answers], ensure_ascii=False, indent=1))
@@ -90,6 +96,23 @@ async def _evaluate(
             return complain(error)
     Console(highlight=False).print(_table(answers, wirings))
     return 0
+
+
+async def _answers(
+    runtime: Runtime, wiring: str, questions: Sequence[Question], budget: int, concurrency: int
+) -> list[Answer]:
+    """In the order of the questions."""
+    found: dict[int, Answer] = {}
+    limiter = anyio.CapacityLimiter(concurrency)
+
+    async def ask(index: int) -> None:
+        async with limiter:
+            found[index] = await _answer(runtime, wiring, questions[index], budget)
+
+    async with anyio.create_task_group() as tasks:
+        for index in range(len(questions)):
+            tasks.start_soon(ask, index)
+    return [found[index] for index in range(len(questions))]
 
 
 async def _answer(runtime: Runtime, wiring: str, question: Question, budget: int) -> Answer:

@@ -66,10 +66,11 @@ class LlamaCppModel(AnyModel):
     )
     k_max: Count | None = Field(default=None, description="Most tokens that its sessions list; null: the vocabulary.")
     threads: Count | None = Field(default=None, description="Most threads for one pass; null: all cores of the budget.")
-    chunk: Count = Field(default=64, description="Prompt tokens per pass; between two, other requests take a step.")
-    repack: bool = Field(
-        default=False, description="Rearrange weights for this processor: faster where it works, twice the memory."
+    repack: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Rearrange the weights for this CPU: faster, takes a second copy in memory; auto tries it safely first.",
     )
+    chunk: Count = Field(default=64, description="Prompt tokens per pass; between two, other requests take a step.")
 
 
 class OpenAIModel(AnyModel):

@@ -36,7 +36,9 @@ def question_from(row: Mapping[str, Any]) -> Question:
         choices = "\n".join(f"{letter}. {row[letter]}" for letter in LETTERS)
         return Question(name, f"{text}\n{choices}\n最后一行只写：答案：字母", answer.upper(), "choice")
     kind: AnswerKind = "number" if _is_number(answer) else "text"
-    return Question(name, f"{text}\nEnd with a last line that says only: #### answer", answer, kind)
+    return Question(
+        name, f"{text}\nShow the calculation in a few short lines. The last line says only: #### answer", answer, kind
+    )
 
 
 def _is_number(text: str) -> bool:

@@ -18,7 +18,7 @@ from strategies.fusion.readings import Readings, View
 from strategies.vocabulary import inventory_of
 
 MOST_RIVALS = 8
-MOST_LOOKUPS = 4096
+MOST_LOOKUPS = 16384
 ROUNDS = 2
 
 

@@ -11,8 +11,8 @@ from strategies.vocabulary.table import Table, table_of
 END = 0
 """Piece id of the virtual end where tokenizers differ; its bytes are empty, so it is first in byte order."""
 
-MOST_COUNTS = 200_000
-"""Counts that a speller remembers before it forgets them all."""
+MOST_COUNTS, MOST_LISTS = 200_000, 10_000
+"""Counts and lists of tokens that a speller remembers before it forgets them all."""
 
 
 class Inventory:
@@ -50,13 +50,14 @@ class Inventory:
 class Speller(dict[int, tuple[int, ...]]):
     """token id → piece ids. A dict that fills itself, so that the hot loop pays one look-up for a known token."""
 
-    __slots__ = ("_counts", "_index", "first", "table")
+    __slots__ = ("_continuing", "_counts", "_index", "first", "table")
 
     def __init__(self, table: Table, index: tuple[dict[bytes, int], int] | None) -> None:
         super().__init__()
         self.table = table
         self._index = index
         self._counts: dict[tuple[bytes, int], int] = {}
+        self._continuing: dict[tuple[int, ...], list[int]] = {}
         self.first = _Firsts(self)
         """token id → the first piece of its spelling, -1 if it is empty."""
 
@@ -89,7 +90,7 @@ class Speller(dict[int, tuple[int, ...]]):
         return tuple(spelling)
 
     def continuing(self, said: bytes, spoken: tuple[int, ...], piece: int, piece_bytes: bytes) -> list[int]:
-        """Ids of all tokens whose spelling begins with `spoken` and then `piece`.
+        """Ids of all tokens whose spelling begins with `spoken` and then `piece`. Not to be changed.
 
         said: the bytes of `spoken`, joined. piece_bytes: the bytes of `piece`.
         """
@@ -98,8 +99,14 @@ class Speller(dict[int, tuple[int, ...]]):
         if piece == END:
             return [] if spoken else sorted(self.table.vocabulary.end_ids)
         wanted = (*spoken, piece)
-        length = len(wanted)
-        return [t for t in self.table.starting_with(said + piece_bytes) if self[t][:length] == wanted]
+        found = self._continuing.get(wanted)
+        if found is None:
+            length = len(wanted)
+            found = [t for t in self.table.starting_with(said + piece_bytes) if self[t][:length] == wanted]
+            if len(self._continuing) >= MOST_LISTS:
+                self._continuing.clear()
+            self._continuing[wanted] = found
+        return found
 
     def count_continuing(self, said: bytes, piece: int, piece_bytes: bytes) -> int:
         """An upper bound of `len(continuing(…))` that spells nothing: tokens that begin with these bytes."""

@@ -1,0 +1,65 @@
+"""Token sessions on a lane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from backends.llama_cpp.lane import SINGLY, Lane
+from backends.llama_cpp.logits import Logits, Row
+from backends.llama_cpp.worker import Read
+from backends.types import LogProbs, TopK
+
+Seen = tuple[TopK, Row]
+
+
+def read_top(k: int) -> Read:
+    """Reads a row as its top k, and keeps the row for exact look-ups."""
+
+    def read(logits: Logits) -> Seen:
+        row = Row(logits)
+        return row.top(k), row
+
+    return read
+
+
+class LlamaCppSession:
+    """See `backends.protocol.Session`. After a call that was cancelled, only `close` is left."""
+
+    def __init__(self, lane: Lane, leave: Callable[[], None]) -> None:
+        """lane: one that reads by `read_top`. leave: gives the seat back; idempotent."""
+        self._lane = lane
+        self._leave = leave
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self._lane.prompt_tokens
+
+    async def step(self, append: Sequence[int] = ()) -> TopK:
+        if len(append) == 0:
+            seen: Seen = await self._lane.look()
+        else:
+            (seen,) = await self._lane.append(append, rows=1, singly=len(append) <= SINGLY)
+        return seen[0]
+
+    async def score(self, draft: Sequence[int]) -> list[TopK]:
+        self._lane.check()
+        if len(draft) == 0:
+            raise ValueError("a draft has at least one id")
+        return [top for top, _row in await self._lane.append(draft, rows=len(draft), singly=len(draft) == 1)]
+
+    async def lookup(self, ids: Sequence[int]) -> LogProbs:
+        seen: Seen | None = self._lane.last
+        if seen is None:
+            raise ValueError("there is nothing to look up before a step, or between a rewind and the next step")
+        wanted = np.asarray(ids, np.int32)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(seen[1].logits):
+            raise ValueError(f"ids must be in 0..{len(seen[1].logits) - 1}")
+        return seen[1].logprobs(wanted)
+
+    async def rewind(self, n: int) -> None:
+        self._lane.rewind(n)
+
+    async def close(self) -> None:
+        self._leave()
