@@ -15,7 +15,6 @@ import aiohttp
 import anyio
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from gateway.app import Application
 from gateway.cli.check import complain, read_config, say
@@ -113,7 +112,7 @@ async def _ask(console: Console, runtime: Runtime, base: str, wiring: str, quest
                         heading = title
                     console.print(escape(text), end="", style=style, soft_wrap=True)
     console.print("\n")
-    console.print(_table(extension))
+    _report(console, extension)
 
 
 def _sampling() -> Any:
@@ -135,27 +134,21 @@ async def _chunks(base: str, body: dict[str, Any]) -> AsyncIterator[dict[str, An
     raise DemoFailed("the stream ended without its last event")
 
 
-def _table(extension: dict[str, Any]) -> Table:
-    """Time and tokens per stage."""
-    table = Table(box=None, header_style="bold cyan", pad_edge=False)
-    for name in ("stage", "models", "first token", "seconds", "tokens read", "tokens written", "tokens/s", "fusion"):
-        table.add_column(name, justify="left" if name in ("models", "fusion") else "right")
+def _report(console: Console, extension: dict[str, Any]) -> None:
+    """Time and tokens per stage, and how exact a fused one was."""
     for stage in extension.get("stages", ()):
-        usage, fusion = stage["usage"], stage.get("fusion")
+        usage, fusion, seconds = stage["usage"], stage.get("fusion"), stage["seconds"]
         written = fusion["pieces"] if fusion else usage["completion_tokens"]
-        models = " | ".join(f"{m['model']} ({m['role']})" for m in stage["models"])
+        models = " | ".join(m["model"] for m in stage["models"])
         first = stage["first_token_seconds"]
-        table.add_row(
-            str(stage["stage"] + 1),
-            models,
-            "-" if first is None else f"{first:.2f} s",
-            f"{stage['seconds']:.2f}",
-            str(usage["prompt_tokens"]),
-            f"{written}{' pieces' if fusion else ''}",
-            f"{written / stage['seconds']:.1f}" if stage["seconds"] else "-",
-            _exactness(fusion) if fusion else "",
+        console.print(f"[bold cyan]stage {stage['stage'] + 1}[/]  {escape(models)} ({stage['models'][0]['role']})")
+        console.print(
+            f"  {seconds:.1f} s, the first token after {'-' if first is None else f'{first:.1f}'} s; "
+            f"read {usage['prompt_tokens']} tokens, wrote {written} {'pieces' if fusion else 'tokens'} "
+            f"({written / seconds if seconds else 0:.1f}/s)"
         )
-    return table
+        if fusion:
+            console.print(f"  {_exactness(fusion)}")
 
 
 def _exactness(fusion: dict[str, Any]) -> str:
