@@ -11,13 +11,13 @@ from typing import TypeVar
 import anyio
 
 from backends.catalog import Catalog
-from backends.errors import CapabilityMissing, ContextTooLong
+from backends.errors import BackendError, CapabilityMissing, ContextTooLong
 from backends.protocol import Session, TokenBackend
 from backends.textout import TextOut
 from backends.types import LogProbs, Message, Sampling, TextDelta, TextRequest, Usage
 from strategies.engine.events import BranchReport, Delta, StageReport
 from strategies.engine.options import Options
-from strategies.fusion import FUSERS, Fuser, Lookup, Node, chooser_for, route
+from strategies.fusion import FUSERS, Fuser, Lookup, Node, NothingToSay, chooser_for, route
 from strategies.planning.plan import Branch, FusedStage, TextStage
 from strategies.prompting import compose
 from strategies.topology.ast import Shape
@@ -99,7 +99,7 @@ async def run_fused(stage: FusedStage, job: Job) -> tuple[str, StageReport]:
     fuser = await _fuser(stage, job, sampling)
     async with AsyncExitStack() as stack:
         sessions = await _open(stack, stage, job)
-        group = _Group(fuser, sessions)
+        group = _Group([branch.model for branch in stage.branches], fuser, sessions)
         stops = [*sampling.stop, *(s for b in stage.branches for s in _turn_stops(job.catalog, b))]
         out = TextOut(stops)
         reason, pieces = "length", 0
@@ -134,9 +134,10 @@ async def run_fused(stage: FusedStage, job: Job) -> tuple[str, StageReport]:
 class _Group:
     """The sessions of a group and where each of them stands."""
 
-    __slots__ = ("_fuser", "passes", "places", "sessions")
+    __slots__ = ("_fuser", "_names", "passes", "places", "sessions")
 
-    def __init__(self, fuser: Fuser, sessions: Sequence[Session]) -> None:
+    def __init__(self, names: Sequence[str], fuser: Fuser, sessions: Sequence[Session]) -> None:
+        self._names = names
         self._fuser = fuser
         self.sessions = sessions
         self.places = [nodes[0] for nodes in fuser.due()]
@@ -146,10 +147,11 @@ class _Group:
         """Everything the fuser needs for its next piece."""
         fuser = self._fuser
         await together([self._visit(member, nodes) for member, nodes in enumerate(fuser.due()) if nodes])
-        while wanted := fuser.wants():
+        while wanted := self._wants():
             values = await together([self._look_up(lookup) for lookup in wanted])
             for lookup, logprobs in zip(wanted, values, strict=True):
-                fuser.supply(lookup, logprobs)
+                if logprobs is not None:
+                    fuser.supply(lookup, logprobs)
 
     def written(self) -> list[int]:
         """Tokens that each member has said: also those of the last piece, which nobody needed to read any more."""
@@ -166,8 +168,19 @@ class _Group:
             self.passes += 1
             self._fuser.feed(member, node, top)
 
-    async def _look_up(self, lookup: Lookup) -> LogProbs:
-        return await self.sessions[lookup.member].lookup(lookup.ids)
+    def _wants(self) -> Sequence[Lookup]:
+        try:
+            return self._fuser.wants()
+        except NothingToSay as error:
+            message = f"The models {', '.join(self._names)} gave no text a probability, only control tokens."
+            raise BackendError(self._names[0], message) from error
+
+    async def _look_up(self, lookup: Lookup) -> LogProbs | None:
+        """None where the server can't: the step is then chosen from the lists alone, and metered as uncertified."""
+        try:
+            return await self.sessions[lookup.member].lookup(lookup.ids)
+        except CapabilityMissing:
+            return None
 
 
 async def _fuser(stage: FusedStage, job: Job, sampling: Sampling) -> Fuser:

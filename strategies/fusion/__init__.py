@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from backends.types import Vocabulary
-from strategies.fusion.base import Commit, Fuser, Lookup, Node, route
+from strategies.fusion.base import Commit, Fuser, Lookup, Node, NothingToSay, route
 from strategies.fusion.chooser import Chooser, Greedy, Sampler, chooser_for
 from strategies.fusion.linear import LinearPool
 from strategies.fusion.meters import Meters
@@ -44,6 +44,7 @@ __all__ = [
     "Lookup",
     "Meters",
     "Node",
+    "NothingToSay",
     "Sampler",
     "UnionTopK",
     "chooser_for",

@@ -18,6 +18,10 @@ from backends.types import LogProbs, TopK
 from strategies.fusion.meters import Meters
 
 
+class NothingToSay(Exception):
+    """No member gives any text, or the end, a probability: all that they list are control tokens."""
+
+
 class Node:
     """A place in one member's token sequence: the prompt, or a parent's place and one more token.
 
@@ -33,10 +37,7 @@ class Node:
         self.parent = parent
         self.token = token
         self.depth: int = 0 if parent is None else parent.depth + 1
-        self.weight = weight
-        self.at = 0  # pieces said since this place
-        self.said = b""  # their bytes
-        self.spoken: tuple[int, ...] = ()  # their ids
+        self.start(weight)
         self.ids: list[int] = []  # listed tokens whose spelling begins with `spoken` …
         self.probs: list[float] = []  # … their probabilities at this node …
         self.nexts: list[int] = []  # … and the piece that each would say next (-1: a control token, no piece)
@@ -44,7 +45,18 @@ class Node:
         self.seen = 0.0  # sum of the masses
         self.outside = 0.0  # mass of tokens not listed
         self.pmin = 0.0  # no token not listed has more than this
+
+    def start(self, weight: float = 1.0) -> None:
+        """Nothing was said since this place, and the member's mass here is `weight`."""
+        self.weight = weight
+        self.at = 0  # pieces said since this place
+        self.said = b""  # their bytes
+        self.spoken: tuple[int, ...] = ()  # their ids
         self.resolved: set[int] = set()  # next pieces whose every token is listed
+
+    def forget(self) -> None:
+        """Drop the lists: later places refer to this one for the way back only, and an answer may be long."""
+        self.ids, self.probs, self.nexts, self.masses = [], [], [], {}
 
 
 def route(here: Node, there: Node) -> tuple[int, list[int]]:
@@ -92,7 +104,8 @@ class Fuser(Protocol):
         ...
 
     def wants(self) -> Sequence[Lookup]:
-        """Exact values that would help; empty when `commit` can be called."""
+        """Exact values that would help; empty when `commit` can be called. Those that can't be had need not be supplied: a wish
+        is uttered once. Raises NothingToSay."""
         ...
 
     def supply(self, lookup: Lookup, logprobs: LogProbs) -> None:

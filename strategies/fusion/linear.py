@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backends.types import LogProbs, TopK, Vocabulary
-from strategies.fusion.base import Commit, Lookup, Node
+from strategies.fusion.base import Commit, Lookup, Node, NothingToSay
 from strategies.fusion.chooser import Chooser
 from strategies.fusion.meters import Meters
 from strategies.fusion.readings import Readings, View
@@ -48,7 +48,7 @@ class LinearPool:
         self._winner = -1
         self._rounds = 0
         self._asked: list[tuple[int, ...]] = []
-        self._decided = False
+        self._decided = self._supplied = False
         self._pieces_said = self._certified = self._looked_up = self._uncertified = self._sampled = self._drift = 0
         self._gap = self._worst_gap = self._lost = self._worst_lost = 0.0
 
@@ -66,7 +66,7 @@ class LinearPool:
         views = [member.view() for member in self._members]
         self._scores = _pooled(views, self._weights, estimate=True)
         if not self._scores:
-            raise ValueError("no member gives any text a probability")
+            raise NothingToSay
         self._winner = self._chooser.choose(self._scores)
         self._gap = 0.0
         if not self._chooser.certain:
@@ -83,6 +83,7 @@ class LinearPool:
     def supply(self, lookup: Lookup, logprobs: LogProbs) -> None:
         self._members[lookup.member].supply(lookup.ids, logprobs, self._asked[lookup.member])
         self._decided = False
+        self._supplied = True
 
     def commit(self) -> Commit:
         piece, end = self._winner, self._winner in self._ends
@@ -94,7 +95,7 @@ class LinearPool:
                 self._lost += weight * member.lost
                 self._worst_lost = max(self._worst_lost, member.lost)
         self._rounds = 0
-        self._decided = False
+        self._decided = self._supplied = False
         return Commit(b"" if end else self._pieces[piece], end, self._scores[piece])
 
     @property
@@ -170,8 +171,8 @@ class LinearPool:
         if not self._chooser.certain:
             self._sampled += 1
         elif self._gap < 0.0:
-            self._looked_up += self._rounds > 0
-            self._certified += self._rounds == 0
+            self._looked_up += self._supplied
+            self._certified += not self._supplied
         else:
             self._uncertified += 1
             self._worst_gap = max(self._worst_gap, self._gap)

@@ -141,7 +141,8 @@ class Readings:
         unlisted = self.bound(piece)
         pending: list[Node] = []
         done: list[Node] = []
-        for node in self._nodes:
+        earlier = self._nodes
+        for node in earlier:
             if piece in node.masses:
                 going = self._split(node, piece, done)
                 if going:
@@ -152,6 +153,9 @@ class Readings:
         if not self._nodes and not self.due:
             self.repaired = bool(before)  # a single unlisted token in its own right is no new tokenization
             self._start_over(last, before + said, piece)
+        for node in earlier:
+            if node not in self._nodes:
+                node.forget()
 
     def _split(self, node: Node, piece: int, done: list[Node]) -> list[int]:
         """Add the tokens that `piece` completes to `done`; returns the indices of those that reach beyond it."""
@@ -213,9 +217,12 @@ class Readings:
         self.due = kept
 
     def _start_over(self, boundary: Node, tail: bytes, piece: int) -> None:
-        """No reading fits: say the tail behind the last token boundary in tokens of the member's own, and go on from there."""
+        """No reading fits: say the tail behind the last token boundary in tokens of the member's own, and go on from there.
+
+        Where the member has no token for any of it, it goes on from the boundary, as if nothing had been said.
+        """
         node = boundary
         for token in self.speller.encode(tail, piece):
             node = Node(node, token)
-        node.weight = 1.0
+        node.start()
         self.due = [node]

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from backends.types import LogProbs, TopK, Vocabulary
-from strategies.fusion.base import Commit, Lookup, Node
+from strategies.fusion.base import Commit, Lookup, Node, NothingToSay
 from strategies.fusion.chooser import Chooser
 from strategies.fusion.meters import Meters
 from strategies.vocabulary import table_of
@@ -52,6 +52,8 @@ class UnionTopK:
             union.update(
                 text for t in listed if (text := table.vocabulary.tokens[t]) and t not in table.vocabulary.end_ids
             )
+        if not union:
+            raise NothingToSay
         self._candidates = sorted(union)
         wanted = []
         for member, listed in enumerate(self._listed):
@@ -65,8 +67,6 @@ class UnionTopK:
         self._listed[lookup.member].update(zip(lookup.ids, np.exp(logprobs).tolist(), strict=True))
 
     def commit(self) -> Commit:
-        if not self._candidates:
-            raise ValueError("no member gives any text a probability")
         self._scores = {
             index: sum(
                 weight * sum(listed.get(t, 0.0) for t in firsts[text])

@@ -39,8 +39,8 @@ class Table:
     def encode(self, text: bytes) -> tuple[int, ...]:
         """Ids whose bytes join to `text`, greedy longest match from the left.
 
-        Not always the tokenizer's own choice, but valid tokens with just these bytes. Raises ValueError where the
-        vocabulary can't say a byte at all.
+        Not always the tokenizer's own choice, but valid tokens with just these bytes. Where no token begins with a byte, that
+        byte is left out, as tokenizers without a fallback leave it out of a prompt; so there may be no ids at all.
         """
         ids: list[int] = []
         at = 0
@@ -52,7 +52,7 @@ class Table:
                     at = end
                     break
             else:
-                raise ValueError(f"no token of this vocabulary begins with byte 0x{text[at]:02x}")
+                at += 1
         return tuple(ids)
 
     def _range(self, prefix: bytes) -> tuple[int, int]:
