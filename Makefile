@@ -23,11 +23,12 @@ LLAMA_BUILD := CMAKE_BUILD_PARALLEL_LEVEL="$${CMAKE_BUILD_PARALLEL_LEVEL:-$(CORE
 	CFLAGS="$$CFLAGS $(LLAMA_FLAGS)" CXXFLAGS="$$CXXFLAGS $(LLAMA_FLAGS)"
 
 .DEFAULT_GOAL := help
+include vllm.mk
 .NOTPARALLEL:
 .PHONY: help setup demo bench weights test test-unit lint format wheel clean clean-all
 
 help: ## what can be made here
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## the environment in .venv, with everything; quick when it is there
 
@@ -44,7 +45,7 @@ test: setup lint weights ## lint, then every test (ARGS: for pytest)
 	$(BIN)/pytest $(ARGS)
 
 test-unit: setup ## the tests that need no weights, no network and no patience
-	$(BIN)/pytest -m "not models and not slow and not wheel" $(ARGS)
+	$(BIN)/pytest -m "not models and not slow and not wheel and not vllm" $(ARGS)
 
 lint: setup ## style, types, and who imports whom
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ import anyio
 from backends.catalog import Entry
 from backends.protocol import TextBackend
 from gateway.settings import Loaded
-from gateway.settings.schema import AnyModel, FakeModel, LlamaCppModel, OpenAIModel
+from gateway.settings.schema import AnyModel, FakeModel, LlamaCppModel, OpenAIModel, ServerModel, VLLMModel
 from gateway.weights import ensure
 
 T = TypeVar("T")
@@ -37,6 +37,8 @@ class Builders:
             backend = await self._llama_cpp(name, settings)
         elif isinstance(settings, OpenAIModel):
             backend = self._openai(name, settings)
+        elif isinstance(settings, VLLMModel):
+            backend = self._vllm(name, settings)
         else:
             backend = self._fake(name, settings)
         try:
@@ -58,6 +60,13 @@ class Builders:
         if settings.vocabulary is not None:
             values["vocabulary"] = str(self._loaded.resolve(settings.vocabulary))
         return OpenAIHTTPBackend(name, OpenAIHTTPSettings(**values))
+
+    def _vllm(self, name: str, settings: VLLMModel) -> TextBackend:
+        from backends.vllm import VLLMBackend, VLLMSettings
+
+        values = _server_values(settings)
+        values["urls"] = tuple(settings.urls)
+        return VLLMBackend(name, VLLMSettings(**values))
 
     def _fake(self, name: str, settings: FakeModel) -> TextBackend:
         from backends.fake import FakeBackend, FakeSettings
@@ -104,6 +113,14 @@ async def _entry(backend: TextBackend, settings: AnyModel) -> Entry:
 def _values(settings: AnyModel) -> dict[str, Any]:
     """The settings that are the backend's own, as they are."""
     return {key: getattr(settings, key) for key in type(settings).model_fields if key not in _COMMON}
+
+
+def _server_values(settings: ServerModel) -> dict[str, Any]:
+    """The same, with secrets uncovered."""
+    values = _values(settings)
+    values["headers"] = {key: value.get_secret_value() for key, value in settings.headers.items()}
+    values["api_key"] = settings.api_key.get_secret_value() if settings.api_key is not None else None
+    return values
 
 
 async def _in_daemon_thread(call: Callable[[], T]) -> T:

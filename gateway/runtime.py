@@ -25,7 +25,7 @@ from backends.types import Sampling
 from gateway.settings import Loaded, Settings
 from gateway.settings.check import routes, wiring_limits
 from gateway.settings.prompts import load_prompts
-from gateway.settings.schema import FakeModel, OpenAIModel
+from gateway.settings.schema import FakeModel, ServerModel
 from gateway.weights import WeightsError
 from strategies.engine import Options
 from strategies.planning import Plan, TextStage, plan
@@ -130,7 +130,7 @@ class Runtime:
         alias = route.alias or Alias(model)
         limits = self.settings.limits
         single = made.models[0] if made.shape == "single" else None
-        server = single if single and isinstance(self.settings.models[single], OpenAIModel) else None
+        server = single if single and isinstance(self.settings.models[single], ServerModel) else None
         options = Options(
             prompts=self.prompts[alias.prompts or "default"],
             sampling=sampling,

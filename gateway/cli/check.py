@@ -15,7 +15,7 @@ from gateway.cli.plan_view import error_text, plan_tree
 from gateway.settings import Loaded, SettingsError, config_dir, load
 from gateway.settings.check import routes, wiring_limits
 from gateway.settings.prompts import load_prompts
-from gateway.settings.schema import FakeModel, LlamaCppModel, ModelSettings, OpenAIModel
+from gateway.settings.schema import FakeModel, LlamaCppModel, ModelSettings, OpenAIModel, ServerModel, VLLMModel
 from strategies.planning import plan as make_plan
 from strategies.routing import Alias, resolve
 from strategies.topology import Limits, TopologyError, models, parse, shape
@@ -89,7 +89,7 @@ def supposed_catalog(names: Iterable[str], loaded: Loaded | None) -> Catalog:
 
 
 def _why_not_fused(model: ModelSettings | None) -> str | None:
-    off = (isinstance(model, OpenAIModel) and model.sessions == "off") or (
+    off = (isinstance(model, ServerModel) and model.sessions == "off") or (
         isinstance(model, FakeModel) and not model.sessions
     )
     return "it is configured to stream text only" if off else None
@@ -105,6 +105,8 @@ def _models_table(loaded: Loaded) -> Table:
             source, context = model.weights or str(loaded.resolve(model.path or "")), str(model.context)
         elif isinstance(model, OpenAIModel):
             source = f"{model.model or name} at {model.base_url}"
+        elif isinstance(model, VLLMModel):
+            source = f"{model.model or name} at {', '.join(model.urls)}"
         elif isinstance(model, FakeModel):
             context = str(model.context)
         seats = "no limit" if model.seats is None else str(model.seats)

@@ -73,11 +73,9 @@ class LlamaCppModel(AnyModel):
     chunk: Count = Field(default=64, description="Prompt tokens per pass; between two, other requests take a step.")
 
 
-class OpenAIModel(AnyModel):
-    """A model behind any server that speaks the OpenAI API."""
+class ServerModel(AnyModel):
+    """A model behind a server that speaks the OpenAI API: what all kinds of them have."""
 
-    backend: Literal["openai"]
-    base_url: str = Field(pattern=r"^https?://[^\s]+$", description="Up to and with the version: https://host/v1.")
     model: str = Field(default="", description="The server's name for the model; empty: the name used here.")
     api_key: SecretStr | None = Field(
         default=None, description="Sent as a bearer token. Use ${NAME}; never write it here."
@@ -95,11 +93,18 @@ class OpenAIModel(AnyModel):
     include_usage: bool = Field(
         default=True, description="Ask for token counts; off for servers that refuse stream_options."
     )
+    extra_body: dict[str, Any] = Field(default_factory=dict, description="Fields added to every request body.")
+    sessions: Literal["auto", "on", "off"] = Field(default="auto", description="Whether it can be a member of a group.")
+
+
+class OpenAIModel(ServerModel):
+    """A model behind any server that speaks the OpenAI API."""
+
+    backend: Literal["openai"]
+    base_url: str = Field(pattern=r"^https?://[^\s]+$", description="Up to and with the version: https://host/v1.")
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         default="max_tokens", description="max_completion_tokens for servers that refuse the older name."
     )
-    extra_body: dict[str, Any] = Field(default_factory=dict, description="Fields added to every request body.")
-    sessions: Literal["auto", "on", "off"] = Field(default="auto", description="Whether it can be a member of a group.")
     vocabulary: str | None = Field(
         default=None,
         min_length=1,
@@ -108,6 +113,19 @@ class OpenAIModel(AnyModel):
     end_tokens: list[str] = Field(default_factory=list, description="Texts of the tokens that end a turn.")
     max_logprobs: Count = Field(default=20, description="The server's limit of log-probabilities per position.")
     score_parallel: Count = Field(default=8, description="Requests at once for one scored draft.")
+
+
+class VLLMModel(ServerModel):
+    """A model behind one or more vLLM servers; with our extension in them it can be a member of a group."""
+
+    backend: Literal["vllm"]
+    urls: list[Annotated[str, Field(pattern=r"^https?://[^\s]+$")]] = Field(
+        min_length=1, description="One for every server of this model, up to and with the version: http://host:8000/v1."
+    )
+    heartbeat: Seconds = Field(default=10.0, description="Seconds between signs of life; three missed ones end it.")
+    step_timeout: Seconds = Field(default=60.0, description="Seconds for one step of a session.")
+    retry: Seconds = Field(default=1.0, description="Seconds for which an unreachable server is left out; doubles.")
+    retry_most: Seconds = Field(default=30.0, description="The most that it doubles to, seconds.")
 
 
 class FakeRule(Strict):
@@ -154,7 +172,7 @@ class FakeModel(AnyModel):
     faults: list[FakeFault] = Field(default_factory=list, description="How it fails.")
 
 
-ModelSettings = Annotated[LlamaCppModel | OpenAIModel | FakeModel, Field(discriminator="backend")]
+ModelSettings = Annotated[LlamaCppModel | OpenAIModel | VLLMModel | FakeModel, Field(discriminator="backend")]
 
 
 class Alias(Strict):

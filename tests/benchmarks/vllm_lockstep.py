@@ -2,7 +2,7 @@
 
     .venv/bin/python tests/benchmarks/vllm_lockstep.py [--steps 200] [--rounds 3] [--out FILE]
 
-Starts two engines (smol and qwen, on the processor). All times are medians, in ms, over all steps of all rounds; what is compared
+Starts two engines (smol and qwen), each on a core of its own. All times are medians, in ms, over all steps of all rounds; what is compared
 is measured in turns, so that a machine that warms up or slows down does it to both. "alone" is vLLM's own streaming of an answer,
 "session" the same engine stepped by the gateway, "side by side" both engines streaming answers of their own at once, "lock-step"
 both stepped together: the next ids go out when both distributions are here. Steps follow the engines' own greedy answers, so both
@@ -248,7 +248,9 @@ def main() -> None:
     )
     load = os.getloadavg()
     with tempfile.TemporaryDirectory() as logs:
-        engines = {name: Engine(name, Path(logs) / f"{name}.log") for name in ("smol", "qwen")}
+        engines = {
+            name: Engine(name, Path(logs) / f"{name}.log", core=core) for core, name in enumerate(("smol", "qwen"))
+        }
         try:
             for engine in engines.values():
                 engine.launch()

@@ -1,0 +1,55 @@
+"""One of a model's servers: its connection, how much it has to do, and whether it is worth a try."""
+
+from __future__ import annotations
+
+import anyio
+
+from backends.openai_http import OpenAIHTTPBackend
+from backends.vllm.connection import Connection
+from backends.vllm.settings import VLLMSettings
+
+
+class Replica:
+    """load: streams and sessions on it now. text: the same server over the ordinary API."""
+
+    def __init__(self, model: str, settings: VLLMSettings, url: str) -> None:
+        self.url = url
+        self.load = 0
+        self.text = OpenAIHTTPBackend(model, settings.text(url))
+        self._model = model
+        self._settings = settings
+        self._connection: Connection | None = None
+        self._dialling = anyio.Lock()
+        self._out_until = 0.0
+        self._pause = settings.retry
+
+    @property
+    def out(self) -> bool:
+        """It could not be reached a short while ago."""
+        return anyio.current_time() < self._out_until
+
+    def failed(self) -> None:
+        """Leave it out for a while, twice as long as the last time."""
+        self._out_until = anyio.current_time() + self._pause
+        self._pause = min(self._pause * 2, self._settings.retry_most)
+
+    def reached(self) -> None:
+        """It answers."""
+        self._out_until = 0.0
+        self._pause = self._settings.retry
+
+    async def connection(self) -> Connection:
+        """The connection, made anew if the last one was lost. Raises a BackendError."""
+        async with self._dialling:
+            if self._connection is not None and self._connection.lost is not None:
+                lost, self._connection = self._connection, None
+                with anyio.CancelScope(shield=True):
+                    await lost.aclose()
+            if self._connection is None:
+                self._connection = await Connection.dial(self._model, self._settings, self.url)
+            return self._connection
+
+    async def aclose(self) -> None:
+        if self._connection is not None:
+            await self._connection.aclose()
+        await self.text.aclose()

@@ -1,0 +1,136 @@
+"""A token sequence in a vLLM server, by its number on a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from backends.errors import BackendError, SessionClosed
+from backends.types import LogProbs, TopK
+from backends.vllm import frames
+from backends.vllm.connection import Connection
+
+SEEN = 256
+"""Distributions that a session keeps for the way back."""
+
+
+class VLLMSession:
+    """See `backends.protocol.Session`. After a call that was cancelled, only `close` is left.
+
+    times: seconds for the first step and for every other. freed: called once, when the session is closed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connection: Connection,
+        number: int,
+        prompt_tokens: int,
+        times: tuple[float, float],
+        freed: Callable[[], None],
+    ) -> None:
+        self._name = name
+        self._connection = connection
+        self._number = number
+        self._prompt = prompt_tokens
+        self._timeout, self._next_timeout = times
+        self._freed = freed
+        self._appended = 0
+        self._drop = 0  # ids rewound here and still there in the server
+        self._here: TopK | None = None
+        self._seen: dict[int, TopK] = {}  # ids appended → what a step found there, ascending
+        self._closed = False
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self._prompt
+
+    async def step(self, append: Sequence[int] = ()) -> TopK:
+        self._alive()
+        if not len(append):
+            # A position that was seen costs nothing, even after a rewind: the server goes back with the next ids.
+            self._here = self._here or self._seen.get(self._appended)
+            if self._here is not None:
+                return self._here
+        (top,) = await self._move(frames.Step, append)
+        self._seen[self._appended] = top
+        if len(self._seen) > SEEN:
+            del self._seen[next(iter(self._seen))]
+        return top
+
+    async def score(self, draft: Sequence[int]) -> list[TopK]:
+        self._alive()
+        if not len(draft):
+            raise ValueError("a draft has at least one id")
+        return await self._move(frames.Score, draft)
+
+    async def lookup(self, ids: Sequence[int]) -> LogProbs:
+        """From the last TopK where it lists them all, else from the server's row at this position."""
+        self._alive()
+        if self._here is None:
+            raise RuntimeError("lookup is for after a step or score, and before a rewind")
+        wanted = [int(id) for id in ids]
+        known = dict(zip(self._here.ids.tolist(), self._here.logprobs.tolist(), strict=True))
+        missing = [id for id in dict.fromkeys(wanted) if id not in known]
+        if missing:
+            if self._drop:  # the server still stands where this session was before its rewind
+                here = self._here
+                await self._move(frames.Step, ())
+                self._here = here
+            make = partial(_lookup, self._number, np.asarray(missing, np.int32))
+            answer = await self._connection.ask(frames.Values, make, self._next_timeout)
+            self._alive()
+            known |= dict(zip(missing, answer.values.tolist(), strict=True))
+        return np.array([known[id] for id in wanted], dtype=np.float64)
+
+    async def rewind(self, n: int) -> None:
+        self._alive()
+        if not 0 <= n <= self._appended:
+            raise ValueError(f"can't drop {n} of {self._appended} appended ids")
+        if n:
+            self._appended -= n
+            self._drop += n
+            self._here = None
+            for position in [position for position in self._seen if position > self._appended]:
+                del self._seen[position]
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._connection.send(frames.Close(self._number))
+        except BackendError:
+            pass  # the connection is gone, and with it the session
+        finally:
+            self._freed()
+
+    async def _move(self, kind: type[frames.Step | frames.Score], append: Sequence[int]) -> list[TopK]:
+        ids = np.asarray(append, np.int32)
+        make = partial(_moved, kind, self._number, self._drop, ids)
+        answer = await self._connection.ask(frames.Tops, make, self._timeout)
+        self._alive()
+        self._timeout = self._next_timeout
+        self._appended += len(ids)
+        self._drop = 0
+        logprobs = answer.logprobs.astype(np.float64)
+        tops = [
+            TopK(row, values, outside)
+            for row, values, outside in zip(answer.ids, logprobs, answer.outside.tolist(), strict=True)
+        ]
+        self._here = tops[-1]
+        return tops
+
+    def _alive(self) -> None:
+        if self._closed:
+            raise SessionClosed(self._name, "The session is closed.")
+
+
+def _moved(kind: type[frames.Step | frames.Score], session: int, drop: int, ids: object, request: int) -> frames.Frame:
+    return kind(session, request, drop, ids)
+
+
+def _lookup(session: int, ids: object, request: int) -> frames.Frame:
+    return frames.Lookup(session, request, ids)

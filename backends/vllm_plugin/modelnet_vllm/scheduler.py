@@ -1,0 +1,75 @@
+"""A scheduler that can take a session back: `--scheduler-cls modelnet_vllm.scheduler.RewindScheduler`.
+
+vLLM's streaming sessions only grow. When an input says how much of the session is to be kept, the rest is cut off first: its
+blocks leave the prefix cache (what they held is about to be overwritten), and the counters go back. A block that another
+request reads too is not overwritten: it is given back, and its kept tokens are read again into one of our own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+
+from modelnet_vllm.drafts import known_version
+from modelnet_vllm.tag import tag_of
+
+
+class RewindScheduler(Scheduler):
+    """vLLM's own scheduler, asynchronous where that is configured, and rewinding."""
+
+    def __new__(cls, vllm_config: Any, *args: Any, **kwargs: Any) -> RewindScheduler:  # noqa: PYI034 - or its subclass
+        if not known_version():
+            raise RuntimeError("modelnet_vllm.scheduler does not know this version of vLLM: leave --scheduler-cls away")
+        kind = _AsyncRewindScheduler if vllm_config.scheduler_config.async_scheduling else cls
+        return object.__new__(kind)
+
+    def _update_request_as_session(self, session: Any, update: Any) -> None:
+        tag = tag_of(update.sampling_params)
+        if tag is not None and tag.keep is not None:
+            self._rewind(session, update, tag.keep)
+        super()._update_request_as_session(session, update)
+
+    def _rewind(self, session: Any, update: Any, keep: int) -> None:
+        """Cut `session` to its first `keep` tokens; where it must be read again from further back, `update` grows."""
+        manager = self.kv_cache_manager
+        singles = manager.coordinator.single_type_managers
+        computed = self._writable(session, singles, min(keep, session.num_computed_tokens))
+        for single in singles:
+            first = computed // single.block_size
+            held = single.req_to_blocks[session.request_id]
+            if any(map(_shared, held[first:])):
+                manager.block_pool.free_blocks(reversed(held[first:]))
+                del held[first:]
+            else:
+                manager.evict_blocks({block.block_id for block in held[first:] if block.block_hash is not None})
+            cached = single.num_cached_block
+            if first == 0:
+                cached.pop(session.request_id, None)  # as a request that holds nothing: it looks its prefix up again
+            elif session.request_id in cached:
+                cached[session.request_id] = min(cached[session.request_id], first)
+        kept = session._all_token_ids[computed:keep]
+        if kept:
+            update.prompt_token_ids = [*kept, *(update.prompt_token_ids or ())]
+        session.num_computed_tokens = computed
+        del session._all_token_ids[computed:], session.prompt_token_ids[computed:]
+        session.num_prompt_tokens = len(session.prompt_token_ids)
+        del session.block_hashes[computed // self.hash_block_size :]
+
+    @staticmethod
+    def _writable(session: Any, singles: Any, keep: int) -> int:
+        """How many tokens can stay, so that no block that somebody else reads is written to."""
+        for single in singles:
+            size = single.block_size
+            if any(map(_shared, single.req_to_blocks[session.request_id][keep // size :])):
+                keep = keep // size * size
+        return keep
+
+
+def _shared(block: Any) -> bool:
+    return not block.is_null and block.ref_cnt > 1
+
+
+class _AsyncRewindScheduler(RewindScheduler, AsyncScheduler):
+    pass

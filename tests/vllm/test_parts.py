@@ -1,0 +1,144 @@
+"""Inputs that the engine reads in several passes, and engines whose inner workings the extension does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+from vllm_engines import KEY, Engine
+
+from backends.types import Message, TopK
+from backends.vllm import VLLMBackend, VLLMSettings
+
+pytestmark = pytest.mark.anyio
+
+K = 12
+LONG = (Message("user", " ".join(f"{n} squared is {n * n};" for n in range(90)) + " what is 12 squared?"),)
+
+
+def backend_of(engine: Engine) -> VLLMBackend:
+    return VLLMBackend(engine.model, VLLMSettings(urls=(engine.url,), api_key=KEY))
+
+
+def plain(engine: Engine, tokens: int) -> list[tuple[int, list[float]]]:
+    """vLLM's own answer to LONG: ids, and the log-probabilities of the K likeliest, descending."""
+    body = {
+        "model": engine.model,
+        "messages": [{"role": "user", "content": LONG[0].content}],
+        "max_tokens": tokens,
+        "temperature": 0,
+        "logprobs": True,
+        "top_logprobs": K,
+        "return_tokens_as_token_ids": True,
+        "ignore_eos": True,
+    }
+    content: list[dict[str, Any]] = engine.post("/v1/chat/completions", body)["choices"][0]["logprobs"]["content"]
+    return [
+        (
+            int(entry["token"].removeprefix("token_id:")),
+            sorted((top["logprob"] for top in entry["top_logprobs"]), reverse=True)[:K],
+        )
+        for entry in content
+    ]
+
+
+def near(one: TopK, other: TopK) -> None:
+    mine = dict(zip(one.ids.tolist(), one.logprobs.tolist(), strict=True))
+    theirs = dict(zip(other.ids.tolist(), other.logprobs.tolist(), strict=True))
+    common = mine.keys() & theirs.keys()
+    assert len(common) >= K - 4
+    assert max(abs(mine[id] - theirs[id]) for id in common) < 0.6
+    assert abs(np.exp(one.logprobs[0]) - np.exp(other.logprobs[0])) < 0.06
+
+
+async def whole_inputs_only(engine: Engine) -> None:
+    """A prompt of several passes: the distribution is that after its end, not after a part. Alone, and four at once."""
+    backend = backend_of(engine)
+    expected = plain(engine, 8)
+    async with backend.open(LONG, k=K) as session:
+        assert session.prompt_tokens > 3 * 256
+        top = await session.step()
+        for id, logprobs in expected:
+            np.testing.assert_allclose(top.logprobs, logprobs, rtol=0, atol=1e-4)
+            assert int(top.ids[0]) == id
+            top = await session.step([id])
+
+    async def one() -> None:
+        async with backend.open(LONG, k=K) as session:
+            near(await session.step(), first)
+
+    async with backend.open(LONG, k=K) as session:
+        first = await session.step()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(one)
+    await backend.aclose()
+
+
+async def long_drafts(engine: Engine) -> None:
+    """A draft of several passes, rewound in its middle, against single steps."""
+    backend = backend_of(engine)
+    ask = (Message("user", "Count."),)
+    draft = [int(id) for id in np.random.default_rng(5).integers(1000, 9000, 300)]
+    async with backend.open(ask, k=K) as session:
+        await session.step()
+        rows = await session.score(draft)
+        assert len(rows) == 300
+        await session.rewind(297)
+        near(await session.step(), rows[2])
+        near(await session.step(draft[3:290]), rows[289])
+        await session.rewind(290)
+        for at in range(5):
+            near(await session.step([draft[at]]), rows[at])
+        others = [id for id in range(2000) if id not in rows[4].ids.tolist()]
+        found = await session.lookup(others)
+        assert found.max() <= (await session.step()).logprobs[-1] + 1e-6
+    await backend.aclose()
+
+
+async def test_only_whole_inputs_are_answered(engines: dict[str, Engine]) -> None:
+    await whole_inputs_only(engines["qwen"])
+
+
+async def test_a_draft_of_several_passes(engines: dict[str, Engine]) -> None:
+    await long_drafts(engines["qwen"])
+
+
+@pytest.fixture
+def unknown(engines: dict[str, Engine], tmp_path: Path) -> Iterator[Engine]:
+    """An engine that the extension takes for an unknown version: no hooks, and no scheduler of ours. One of the two others
+    makes room for it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import modelnet_vllm.drafts\nmodelnet_vllm.drafts.KNOWN = ('no such version',)\n"
+    )
+    engine = Engine(
+        "qwen",
+        tmp_path / "unknown.log",
+        core=1,
+        rewinds=False,
+        paths=[tmp_path],
+        args=["--max-num-batched-tokens", "256"],
+    )
+    engines["qwen"].stop()
+    try:
+        engine.launch()
+        engine.wait()
+        yield engine
+    finally:
+        engine.stop()
+        engines["qwen"].launch()
+        engines["qwen"].wait()
+
+
+async def test_an_unknown_version_is_slower_and_as_right(unknown: Engine) -> None:
+    backend = backend_of(unknown)
+    await backend.vocabulary()
+    info = (await backend._replicas[0].connection()).info
+    assert (info["drafts"], info["rewind"]) == ("steps", "reopen")
+    await backend.aclose()
+    await whole_inputs_only(unknown)
+    await long_drafts(unknown)

@@ -1,0 +1,25 @@
+"""The extension's parts, in vLLM's environment and against its own classes; no engine is started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import vllm_engines
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+
+
+@pytest.mark.parametrize("check", ["imports_no_torch", "distributions", "v1", "v2", "vocabulary"])
+def test_inside(check: str) -> None:
+    if reason := vllm_engines.why_not():
+        pytest.skip(reason)
+    script = Path(__file__).with_name("inside.py")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    done = subprocess.run(
+        [str(vllm_engines.PYTHON), str(script), check], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.endswith("checked\n")
