@@ -111,3 +111,24 @@ def evaluate(
     from gateway.cli.eval import evaluate as run
 
     raise typer.Exit(run(config, data, wirings, limit, max_tokens, concurrency, out))
+
+
+@app.command()
+def bench(
+    config: Config = None,
+    wirings: Annotated[
+        list[str] | None,
+        typer.Option("--wiring", "-w", help="Measure this one (repeatable); default: pairs and a group of three."),
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(min=2, help="Tokens of every answer; default: 64.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Times that everything is asked; default: 3.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A first impression: 24 tokens, one round.")] = False,
+    out: Annotated[Path, typer.Option(help="Write all numbers and their samples there, as JSON.")] = Path(
+        ".bench/latest.json"
+    ),
+    against: Annotated[Path | None, typer.Option(help="Compare with the file of an earlier run.")] = None,
+) -> None:
+    """Measure the models alone and together, what our own code takes of it, and memory."""
+    from gateway.cli.bench import bench as run
+
+    raise typer.Exit(run(config, wirings or [], tokens, rounds, quick, out, against))

@@ -14,8 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from backends.types import LogProbs, TopK
 from strategies.fusion.meters import Meters
+from strategies.vocabulary import Continuing
+
+Found = tuple[Continuing, NDArray[np.float64]]
+"""Tokens that go on alike, and their probabilities, float64 [number of tokens]."""
 
 
 class NothingToSay(Exception):
@@ -29,8 +36,8 @@ class Node:
     """
 
     __slots__ = (
-        "at", "depth", "ids", "masses", "nexts", "outside", "parent", "pmin", "probs", "resolved", "said", "seen", "spoken", "token",
-        "weight",
+        "at", "depth", "found", "ids", "masses", "nexts", "outside", "parent", "pmin", "probs", "resolved", "rest", "said", "seen",
+        "spoken", "token", "weight",
     )  # fmt: skip
 
     def __init__(self, parent: Node | None, token: int, weight: float = 1.0) -> None:
@@ -41,6 +48,12 @@ class Node:
         self.ids: list[int] = []  # listed tokens whose spelling begins with `spoken` …
         self.probs: list[float] = []  # … their probabilities at this node …
         self.nexts: list[int] = []  # … and the piece that each would say next (-1: a control token, no piece)
+        self.found: dict[
+            int, Found
+        ] = {}  # next piece → all tokens that say it, once looked up: they replace the listed ones
+        self.rest: Found | None = (
+            None  # all tokens that said the last piece of `spoken`, where that was looked up: instead of lists
+        )
         self.masses: dict[int, float] = {}  # next piece → sum of its probabilities, without control tokens
         self.seen = 0.0  # sum of the masses
         self.outside = 0.0  # mass of tokens not listed
@@ -56,7 +69,7 @@ class Node:
 
     def forget(self) -> None:
         """Drop the lists: later places refer to this one for the way back only, and an answer may be long."""
-        self.ids, self.probs, self.nexts, self.masses = [], [], [], {}
+        self.ids, self.probs, self.nexts, self.found, self.rest, self.masses = [], [], [], {}, None, {}
 
 
 def route(here: Node, there: Node) -> tuple[int, list[int]]:

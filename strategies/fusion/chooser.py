@@ -26,7 +26,7 @@ class Greedy:
 
     def choose(self, scores: Mapping[int, float]) -> int:
         best = max(scores.values())
-        return min(piece for piece, value in scores.items() if value == best)
+        return min([piece for piece, value in scores.items() if value == best])
 
 
 class Sampler:

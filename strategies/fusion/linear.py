@@ -8,7 +8,7 @@ random access).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from backends.types import LogProbs, TopK, Vocabulary
 from strategies.fusion.base import Commit, Lookup, Node, NothingToSay
@@ -40,6 +40,7 @@ class LinearPool:
         inventory = inventory_of(tuple(vocabularies))
         self._pieces = inventory.pieces
         self._ends = inventory.ends
+        self._most = inventory.most
         self._weights = tuple(weights)
         self._chooser = chooser
         self._share = share
@@ -47,7 +48,6 @@ class LinearPool:
         self._scores: dict[int, float] = {}
         self._winner = -1
         self._rounds = 0
-        self._asked: list[tuple[int, ...]] = []
         self._decided = self._supplied = False
         self._pieces_said = self._certified = self._looked_up = self._uncertified = self._sampled = self._drift = 0
         self._gap = self._worst_gap = self._lost = self._worst_lost = 0.0
@@ -81,7 +81,7 @@ class LinearPool:
         return wanted
 
     def supply(self, lookup: Lookup, logprobs: LogProbs) -> None:
-        self._members[lookup.member].supply(lookup.ids, logprobs, self._asked[lookup.member])
+        self._members[lookup.member].supply(logprobs)
         self._decided = False
         self._supplied = True
 
@@ -122,14 +122,28 @@ class LinearPool:
                     low = _pooled(views, self._weights, estimate=False)
         winner = self._winner
         floor = low[winner]
-        mark = floor - unseen
-        close = [piece for piece, value in low.items() if value >= mark and piece != winner]
+        close = self._close(low, floor, unseen, views)
         rivals = [(high, piece) for piece in close if (high := self._high(piece, views)) >= floor and high > 0.0]
         self._gap = max(max((high for high, _ in rivals), default=0.0), unseen) - floor
         if unseen >= floor and not rivals:
             return [winner]  # only a piece that nobody listed could win: exact values of the winner may raise its floor
         rivals.sort(key=lambda x: (-x[0], x[1]))
         return [piece for _, piece in rivals]
+
+    def _close(self, low: Mapping[int, float], floor: float, unseen: float, views: Sequence[View]) -> list[int]:
+        """The pieces for which `_high` may reach the floor, told by wider bounds that cost less."""
+        winner, mark = self._winner, floor - unseen
+        if not all(view.seen for view in views):
+            return [piece for piece, value in low.items() if value >= mark and piece != winner]
+        stretch, each, late = 1.0, 0.0, 0.0
+        for weight, view in zip(self._weights, views, strict=True):
+            stretch = max(stretch, (view.seen + view.unseen) / view.seen)
+            each += (
+                weight * view.each / view.seen
+            )  # times the tokens that begin with a piece: what may be unlisted on it …
+            late += weight * (view.unseen - view.fresh) / view.seen  # … where no reading is pending
+        most, edge = self._most, floor * (1.0 - 1e-9) - late  # rounding must not hide a rival
+        return [v for v, p in low.items() if p >= mark and p * stretch + each * most[v] >= edge and v != winner]
 
     def _loses_much(self, views: Sequence[View]) -> bool:
         """Whether a member may have more unlisted mass on the winner than a reading that is worth a forward pass."""
@@ -150,21 +164,10 @@ class LinearPool:
                 total += weight * mass / (view.seen + bound)
         return total
 
-    def _lookups(self, pieces: tuple[int, ...]) -> list[Lookup]:
-        wanted = []
-        self._asked = [()] * len(self._members)
-        for index, member in enumerate(self._members):
-            ids: list[int] = []
-            settled = []
-            for piece in dict.fromkeys(pieces):
-                missing = member.missing(piece)
-                if len(ids) + len(missing) <= MOST_LOOKUPS:
-                    ids += missing
-                    settled.append(piece)
-            self._asked[index] = tuple(settled)
-            if ids:
-                wanted.append(Lookup(index, tuple(dict.fromkeys(ids))))
-        return wanted
+    def _lookups(self, pieces: Sequence[int]) -> list[Lookup]:
+        pieces = tuple(dict.fromkeys(pieces))
+        wanted = [Lookup(index, member.missing(pieces, MOST_LOOKUPS)) for index, member in enumerate(self._members)]
+        return [lookup for lookup in wanted if lookup.ids]
 
     def _count(self) -> None:
         self._pieces_said += 1
@@ -185,6 +188,9 @@ def _pooled(views: Sequence[View], weights: Sequence[float], *, estimate: bool) 
         total = view.seen + (view.fresh if estimate else view.unseen)
         if total > 0.0:
             scale = weight / total
-            for piece, mass in view.masses.items():
-                scores[piece] = scores.get(piece, 0.0) + mass * scale
+            if scores:
+                for piece, mass in view.masses.items():
+                    scores[piece] = scores.get(piece, 0.0) + mass * scale
+            else:
+                scores = {piece: mass * scale for piece, mass in view.masses.items()}
     return scores

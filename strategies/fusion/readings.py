@@ -3,7 +3,9 @@
 Notation. A node lists tokens t with probability p (never renormalised) whose spelling begins with `node.spoken`. A member's listed mass
 is `seen = Σ_nodes weight · node.seen`; after every commit the weights are scaled so that the kept readings add up to 1.
 
-The lists of a node are parallel plain lists, not tuples or arrays: for some twenty entries that is what Python does fastest.
+The lists of a node are parallel plain lists, not tuples or arrays: for some twenty entries that is what Python does fastest. What was
+looked up may be thousands of tokens that begin alike, and stays in arrays. Once a piece was looked up, all its tokens are `node.found`,
+those on the lists as well, and `node.masses` has their sum.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 
 from backends.types import LogProbs, TopK
 from strategies.fusion.base import Node
-from strategies.vocabulary import Speller
+from strategies.vocabulary import Continuing, Speller
 
 NEGLIGIBLE = 1e-7
 """Share of a member's mass below which a pending reading is dropped (and metered): it can't decide anything any more."""
@@ -24,25 +26,39 @@ class View:
     """What a member thinks of the next piece.
 
     masses: piece → listed mass, unnormalised; not to be changed. seen: their sum. fresh: mass known to lie outside the lists, of text
-    or control tokens. unseen: upper bound of all unlisted mass that fits what was said (>= fresh).
+    or control tokens. unseen: upper bound of all unlisted mass that fits what was said (>= fresh). each: upper bound of one
+    token's part of `fresh`.
     P(v) lies between masses[v] / (seen + unseen) and (masses[v] + b) / (seen + b) for every b >= the unlisted mass on v;
     the estimate is masses[v] / (seen + fresh).
     """
 
-    __slots__ = ("fresh", "masses", "seen", "unseen")
+    __slots__ = ("each", "fresh", "masses", "seen", "unseen")
 
-    def __init__(self, masses: dict[int, float], seen: float, fresh: float, unseen: float) -> None:
+    def __init__(self, masses: dict[int, float], seen: float, fresh: float, unseen: float, each: float) -> None:
         self.masses = masses
         self.seen = seen
         self.fresh = fresh
         self.unseen = unseen
+        self.each = each
 
 
 class Readings:
     """State of one member. `beam`: how many newly completed readings may be evaluated at once; `share`: the least share of the
     member's mass that is worth a forward pass."""
 
-    __slots__ = ("_beam", "_nodes", "_pieces", "_share", "due", "lost", "position", "repaired", "speller")
+    __slots__ = (
+        "_asked",
+        "_beam",
+        "_nodes",
+        "_pieces",
+        "_share",
+        "_view",
+        "due",
+        "lost",
+        "position",
+        "repaired",
+        "speller",
+    )
 
     def __init__(self, speller: Speller, pieces: Sequence[bytes], *, beam: int, share: float) -> None:
         self.speller = speller
@@ -52,6 +68,8 @@ class Readings:
         self.position = Node(None, -1)
         """The node fed last: where the member's session stands."""
         self._nodes: list[Node] = []
+        self._asked: list[tuple[int, Continuing]] = []
+        self._view: View | None = None
         self.due: list[Node] = [self.position]
         self.lost = 0.0
         """Share of the mass dropped by the last `advance`: readings not worth a forward pass, and tokens never listed (their bound)."""
@@ -74,62 +92,100 @@ class Readings:
         node.pmin = min(probs[-1], top.outside) if probs else top.outside
         self.due.remove(node)
         self._nodes.append(node)
+        self._view = None
         self.position = node
 
     def view(self) -> View:
         """Masses of the next piece over all readings."""
+        if self._view is None:
+            self._view = self._look()
+        return self._view
+
+    def _look(self) -> View:
         if len(self._nodes) == 1:
             node = self._nodes[0]
             if node.weight == 1.0:
-                return View(node.masses, node.seen, 0.0 if node.at else node.outside, node.outside)
+                fresh, each = (0.0, 0.0) if node.at else (node.outside, node.pmin)
+                return View(node.masses, node.seen, fresh, node.outside, each)
         masses: dict[int, float] = {}
-        fresh = unseen = 0.0
+        fresh = unseen = each = 0.0
         for node in self._nodes:
             weight = node.weight
-            for piece, mass in node.masses.items():
-                masses[piece] = masses.get(piece, 0.0) + weight * mass
+            if masses:
+                for piece, mass in node.masses.items():
+                    masses[piece] = masses.get(piece, 0.0) + weight * mass
+            else:
+                masses = {piece: weight * mass for piece, mass in node.masses.items()}
             unseen += weight * node.outside
             if node.at == 0:
                 fresh += weight * node.outside
-        return View(masses, sum(masses.values()), fresh, unseen)
+                each += weight * node.pmin
+        return View(masses, sum(masses.values()), fresh, unseen, each)
 
     def bound(self, piece: int) -> float:
         """Upper bound of the unlisted mass on one next piece."""
         total = 0.0
         for node in self._nodes:
             if node.outside > 0.0 and piece not in node.resolved:
-                unlisted = self.speller.count_continuing(node.said, piece, self._pieces[piece]) - node.nexts.count(
-                    piece
-                )
+                unlisted = self._beginning(node, piece)
+                if piece in node.masses:
+                    unlisted -= node.nexts.count(piece)
                 if unlisted > 0:
                     total += node.weight * min(node.outside, node.pmin * unlisted)
         return total
 
-    def missing(self, piece: int) -> list[int]:
-        """Unlisted ids that go on with `piece` at the place where the session stands; nothing can be asked of others."""
-        node = self.position
-        if node.outside <= 0.0 or piece in node.resolved or node not in self._nodes:
-            return []
-        listed = set(node.ids)
-        found = self.speller.continuing(node.said, node.spoken, piece, self._pieces[piece])
-        unlisted = [t for t in found if t not in listed]
-        if not unlisted:
-            node.resolved.add(piece)
-        return unlisted
+    def _beginning(self, node: Node, piece: int) -> int:
+        """At most so many tokens go on with `piece` at a node."""
+        if node.at == 0:
+            return self.speller.beginning[piece]
+        return self.speller.count_continuing(node.said, piece, self._pieces[piece])
 
-    def supply(self, ids: Sequence[int], logprobs: LogProbs, pieces: Sequence[int]) -> None:
-        """Exact values of all `missing` ids of `pieces`, at the session's place."""
-        node, speller = self.position, self.speller
-        for token, p in zip(ids, np.exp(logprobs).tolist(), strict=True):
-            piece = speller[token][node.at]
-            node.ids.append(token)
-            node.probs.append(p)
-            node.nexts.append(piece)
-            node.masses[piece] = node.masses.get(piece, 0.0) + p
-            node.seen += p
-            node.outside -= p
+    def missing(self, pieces: Sequence[int], most: int) -> tuple[int, ...]:
+        """Ids whose exact values settle `pieces` at the place where the session stands; nothing can be asked of others.
+
+        Of each piece all tokens that go on with it, the listed ones too, unless those are all. A piece that would bring the
+        unlisted ones to more than `most` is left out.
+        """
+        node = self.position
+        self._asked = []
+        if node.outside <= 0.0 or node not in self._nodes:
+            return ()
+        ids: list[int] = []
+        for piece in pieces:
+            if piece not in node.resolved:
+                found = self.speller.continuing(node.said, node.spoken, piece, self._pieces[piece])
+                unlisted = len(found.ids) - node.nexts.count(piece)
+                if unlisted == 0:
+                    node.resolved.add(piece)
+                elif unlisted <= most:
+                    most -= unlisted
+                    ids += found.ids
+                    self._asked.append((piece, found))
+        return tuple(ids)
+
+    def supply(self, logprobs: LogProbs) -> None:
+        """The values that `missing` asked for, at the session's place."""
+        node, view = self.position, self._view
+        if view is None or view.masses is node.masses:
+            view = self._view = None
+        probs = np.exp(logprobs)
+        start = 0
+        for piece, found in self._asked:
+            mine = probs[start : (start := start + len(found.ids))]
+            mass = float(mine.sum())
+            more = mass - node.masses.get(piece, 0.0)
+            node.masses[piece] = mass
+            node.seen += more
+            node.outside -= more
+            node.found[piece] = (found, mine)
+            node.resolved.add(piece)
+            if view is not None:  # other nodes' masses may be thousands: they are not merged again
+                view.masses[piece] = view.masses.get(piece, 0.0) + node.weight * more
+                view.seen += node.weight * more
         node.outside = max(0.0, node.outside)
-        node.resolved.update(pieces)
+        if view is not None:
+            view.unseen = sum(n.weight * n.outside for n in self._nodes)
+            view.fresh = sum(n.weight * n.outside for n in self._nodes if n.at == 0)
 
     def advance(self, piece: int) -> None:
         """The group said `piece` (not an end): keep what fits, tokenize anew if nothing does, note what is due next."""
@@ -139,15 +195,9 @@ class Readings:
         )
         before = last.said
         unlisted = self.bound(piece)
-        pending: list[Node] = []
         done: list[Node] = []
         earlier = self._nodes
-        for node in earlier:
-            if piece in node.masses:
-                going = self._split(node, piece, done)
-                if going:
-                    self._move_on(node, going, piece, said)
-                    pending.append(node)
+        pending = [node for node in earlier if piece in node.masses and self._go_on(node, piece, said, done)]
         self._settle(pending, done, unlisted)
         self.repaired = False
         if not self._nodes and not self.due:
@@ -157,8 +207,23 @@ class Readings:
             if node not in self._nodes:
                 node.forget()
 
-    def _split(self, node: Node, piece: int, done: list[Node]) -> list[int]:
-        """Add the tokens that `piece` completes to `done`; returns the indices of those that reach beyond it."""
+    def _go_on(self, node: Node, piece: int, said: bytes, done: list[Node]) -> bool:
+        """Add the tokens that `piece` completes to `done`; the node goes on with those that reach beyond it, if there are any."""
+        found = node.found.get(piece)
+        if found is None and node.rest is not None:
+            tokens, probs = node.rest
+            found = self.speller.continuing(node.said, node.spoken, piece, said), tokens.going_on(probs, piece)
+        if found is not None:
+            tokens, probs = found
+            complete = zip(tokens.ids[: tokens.complete], probs[: tokens.complete].tolist(), strict=True)
+            done += [Node(node, token, node.weight * p) for token, p in complete]
+            if tokens.complete == len(tokens.ids):
+                return False
+            self._say(node, piece, said)
+            node.ids, node.probs, node.nexts, node.found, node.rest = [], [], [], {}, found
+            node.masses = tokens.masses(probs)
+            node.seen = sum(node.masses.values())
+            return True
         going = []
         after = node.at + 1
         for index, candidate in enumerate(node.nexts):
@@ -167,22 +232,29 @@ class Readings:
                     done.append(Node(node, node.ids[index], node.weight * node.probs[index]))
                 else:
                     going.append(index)
-        return going
+        if going:
+            self._say(node, piece, said)
+            self._keep(node, going)
+        return bool(going)
 
-    def _move_on(self, node: Node, going: list[int], piece: int, said: bytes) -> None:
-        """A node some of whose tokens reach beyond the piece just said."""
+    def _say(self, node: Node, piece: int, said: bytes) -> None:
+        """Nothing is listed beyond `piece` yet."""
         if piece in node.resolved:
             node.outside = 0.0
         elif node.outside > 0.0:
-            unlisted = self.speller.count_continuing(node.said, piece, said) - node.nexts.count(piece)
+            unlisted = self._beginning(node, piece) - node.nexts.count(piece)
             node.outside = min(node.outside, node.pmin * max(unlisted, 0))
         node.at += 1
         node.said += said
         node.spoken = (*node.spoken, piece)
         node.resolved = set()
+
+    def _keep(self, node: Node, going: Sequence[int]) -> None:
+        """Of the lists only these places, each with its piece after those just said."""
         node.ids = [node.ids[index] for index in going]
         node.probs = [node.probs[index] for index in going]
         node.nexts = [self.speller[token][node.at] for token in node.ids]
+        node.found = {}
         node.masses = {}
         for following, p in zip(node.nexts, node.probs, strict=True):
             node.masses[following] = node.masses.get(following, 0.0) + p
@@ -190,7 +262,7 @@ class Readings:
 
     def _settle(self, pending: list[Node], done: list[Node], unlisted: float) -> None:
         """Keep the readings that matter; scale what is kept to one."""
-        self._nodes, self.due, self.lost = [], [], 0.0
+        self._nodes, self.due, self.lost, self._view = [], [], 0.0, None
         if not pending and len(done) == 1:  # nearly always: one token, and nothing beside it
             node = done[0]
             self.lost = unlisted / (node.weight + unlisted) if unlisted else 0.0

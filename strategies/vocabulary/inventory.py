@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from backends.types import Vocabulary
 from strategies.vocabulary.table import Table, table_of
 
@@ -22,9 +25,11 @@ class Inventory:
     pieces: piece id → bytes. ends: piece ids that end the text. spellers: one per vocabulary, in the order given.
     """
 
-    __slots__ = ("ends", "pieces", "same", "spellers")
+    __slots__ = ("ends", "most", "pieces", "same", "spellers")
 
     def __init__(self, vocabularies: Sequence[Vocabulary]) -> None:
+        self.most = _Most(self)
+        """piece → the most tokens that any member has that begin with its bytes."""
         self.same = len({vocabulary.fingerprint for vocabulary in vocabularies}) == 1
         self.pieces: Sequence[bytes]
         self.ends: frozenset[int]
@@ -32,7 +37,7 @@ class Inventory:
         if self.same:
             self.pieces = vocabularies[0].tokens
             self.ends = vocabularies[0].end_ids
-            shared = Speller(tables[0], None)
+            shared = Speller(tables[0], self.pieces, None)
             self.spellers = tuple(shared for _ in tables)
             return
         common = set.intersection(*(set(table.by_bytes) for table in tables))
@@ -43,21 +48,76 @@ class Inventory:
         longest = max(map(len, common))
         by_table: dict[int, Speller] = {}
         for table in tables:
-            by_table.setdefault(id(table), Speller(table, (index, longest)))
+            if id(table) not in by_table:
+                by_table[id(table)] = Speller(table, self.pieces, (index, longest))
         self.spellers = tuple(by_table[id(table)] for table in tables)
+
+
+class _Most(dict[int, int]):
+    """Counts; fills itself as the speller does."""
+
+    __slots__ = ("_inventory",)
+
+    def __init__(self, inventory: Inventory) -> None:
+        super().__init__()
+        self._inventory = inventory
+
+    def __missing__(self, piece: int) -> int:
+        self[piece] = most = max(speller.beginning[piece] for speller in self._inventory.spellers)
+        return most
+
+
+class Continuing:
+    """All tokens of one vocabulary whose spelling begins with certain pieces. Not to be changed.
+
+    ids: in byte order, so the first `complete` of them are those that the pieces spell whole.
+    """
+
+    __slots__ = ("_at", "_next", "_speller", "_which", "complete", "ids")
+
+    def __init__(self, speller: Speller, ids: tuple[int, ...], complete: int, at: int) -> None:
+        self._speller = speller
+        self.ids = ids
+        self.complete = complete
+        self._at = at  # pieces that they have in common
+        self._next: list[int] = []
+        self._which: NDArray[np.intp] | None = None
+
+    def masses(self, probs: NDArray[np.float64]) -> dict[int, float]:
+        """Next piece → sum of the probabilities (float64 [len(ids)]) of the tokens that go on with it."""
+        which = self._following()
+        return dict(zip(self._next, np.bincount(which, probs[self.complete :], len(self._next)).tolist(), strict=True))
+
+    def going_on(self, probs: NDArray[np.float64], piece: int) -> NDArray[np.float64]:
+        """The probabilities of those that go on with `piece`, in their order. Raises ValueError if there are none."""
+        which = self._following()
+        following: NDArray[np.float64] = probs[self.complete :][which == self._next.index(piece)]
+        return following
+
+    def _following(self) -> NDArray[np.intp]:
+        """Of every token that is not complete, the place of its next piece in `_next`; worked out when first asked for."""
+        if self._which is None:
+            nexts = [self._speller[token][self._at] for token in self.ids[self.complete :]]
+            found, self._which = np.unique(nexts, return_inverse=True)
+            self._next = found.tolist()
+        return self._which
 
 
 class Speller(dict[int, tuple[int, ...]]):
     """token id → piece ids. A dict that fills itself, so that the hot loop pays one look-up for a known token."""
 
-    __slots__ = ("_continuing", "_counts", "_index", "first", "table")
+    __slots__ = ("_continuing", "_counts", "_index", "_sorted", "beginning", "first", "table")
 
-    def __init__(self, table: Table, index: tuple[dict[bytes, int], int] | None) -> None:
+    def __init__(self, table: Table, pieces: Sequence[bytes], index: tuple[dict[bytes, int], int] | None) -> None:
+        """index: ids of the pieces by their bytes, and the longest one's length; None where pieces are tokens."""
         super().__init__()
         self.table = table
         self._index = index
         self._counts: dict[tuple[bytes, int], int] = {}
-        self._continuing: dict[tuple[int, ...], list[int]] = {}
+        self._continuing: dict[tuple[int, ...], Continuing] = {}
+        self._sorted = None if index is None else _first_pieces(table, index[0])
+        self.beginning = _Beginnings(self, pieces)
+        """piece → how many tokens begin with its bytes: `count_continuing` where nothing was said."""
         self.first = _Firsts(self)
         """token id → the first piece of its spelling, -1 if it is empty."""
 
@@ -89,24 +149,34 @@ class Speller(dict[int, tuple[int, ...]]):
             at = end
         return tuple(spelling)
 
-    def continuing(self, said: bytes, spoken: tuple[int, ...], piece: int, piece_bytes: bytes) -> list[int]:
-        """Ids of all tokens whose spelling begins with `spoken` and then `piece`. Not to be changed.
+    def continuing(self, said: bytes, spoken: tuple[int, ...], piece: int, piece_bytes: bytes) -> Continuing:
+        """All tokens whose spelling begins with `spoken` and then `piece`.
 
         said: the bytes of `spoken`, joined. piece_bytes: the bytes of `piece`.
         """
-        if self._index is None:
-            return [piece]
-        if piece == END:
-            return [] if spoken else sorted(self.table.vocabulary.end_ids)
         wanted = (*spoken, piece)
         found = self._continuing.get(wanted)
         if found is None:
-            length = len(wanted)
-            found = [t for t in self.table.starting_with(said + piece_bytes) if self[t][:length] == wanted]
             if len(self._continuing) >= MOST_LISTS:
                 self._continuing.clear()
-            self._continuing[wanted] = found
+            ids = self._going_on(said, wanted, said + piece_bytes)
+            length, complete = len(wanted), 0
+            while complete < len(ids) and len(self[ids[complete]]) == length:
+                complete += 1
+            found = self._continuing[wanted] = Continuing(self, tuple(ids), complete, length)
         return found
+
+    def _going_on(self, said: bytes, wanted: tuple[int, ...], text: bytes) -> list[int]:
+        """Ids of the tokens whose spelling begins with `wanted`, in byte order; `text`: the bytes of `wanted`."""
+        if self._sorted is None:
+            return [wanted[-1]]
+        if wanted[-1] == END:
+            return [] if said else sorted(self.table.vocabulary.end_ids)
+        start, stop = self.table.range_starting_with(text)
+        ids, firsts = self._sorted
+        alike: list[int] = ids[start:stop][firsts[start:stop] == wanted[0]].tolist()
+        length = len(wanted)
+        return alike if length == 1 else [t for t in alike if self[t][:length] == wanted]
 
     def count_continuing(self, said: bytes, piece: int, piece_bytes: bytes) -> int:
         """An upper bound of `len(continuing(…))` that spells nothing: tokens that begin with these bytes."""
@@ -124,6 +194,42 @@ class Speller(dict[int, tuple[int, ...]]):
     def encode(self, text: bytes, piece: int) -> tuple[int, ...]:
         """Token ids that say `text`, the last piece of which is `piece` (which decides it where pieces are tokens)."""
         return (piece,) if self._index is None else self.table.encode(text)
+
+
+def _first_pieces(table: Table, index: dict[bytes, int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """All text tokens in byte order, and the first piece of each one's spelling: the longest piece that its bytes begin with.
+
+    One walk over tokens and pieces side by side, both in byte order; `open` are the pieces that the present token begins with.
+    """
+    pieces = iter(sorted(index))
+    following = next(pieces, None)
+    firsts = []
+    open_: list[bytes] = []
+    for text in table.keys:
+        while following is not None and following <= text:
+            while open_ and not following.startswith(open_[-1]):
+                open_.pop()
+            open_.append(following)
+            following = next(pieces, None)
+        while not text.startswith(open_[-1]):  # ends at the latest with its first byte, and all bytes are pieces
+            open_.pop()
+        firsts.append(index[open_[-1]])
+    return np.array(table.ids, np.int32), np.array(firsts, np.int32)
+
+
+class _Beginnings(dict[int, int]):
+    """Counts; fills itself as the speller does."""
+
+    __slots__ = ("_pieces", "_speller")
+
+    def __init__(self, speller: Speller, pieces: Sequence[bytes]) -> None:
+        super().__init__()
+        self._speller = speller
+        self._pieces = pieces
+
+    def __missing__(self, piece: int) -> int:
+        self[piece] = count = self._speller.count_continuing(b"", piece, self._pieces[piece])
+        return count
 
 
 class _Firsts(dict[int, int]):

@@ -11,7 +11,7 @@ from backends.types import Vocabulary
 class Table:
     """A vocabulary's text tokens by their bytes: exact, by prefix, and as a longest-match encoder. Immutable."""
 
-    __slots__ = ("_ids", "_keys", "_longest", "by_bytes", "vocabulary")
+    __slots__ = ("_longest", "by_bytes", "ids", "keys", "vocabulary")
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
@@ -22,18 +22,14 @@ class Table:
         self.by_bytes = by_bytes
         """bytes → ids that say just them, ascending (SentencePiece may have `a` twice: as text and as a byte)."""
         pairs = sorted((text, token) for text, tokens in by_bytes.items() for token in tokens)
-        self._keys = [text for text, _ in pairs]
-        self._ids = [token for _, token in pairs]
+        self.keys = [text for text, _ in pairs]
+        self.ids = [token for _, token in pairs]
+        """The text tokens' bytes in byte order, and their ids."""
         self._longest = max(map(len, by_bytes), default=0)
 
-    def starting_with(self, prefix: bytes) -> list[int]:
-        """Ids of all text tokens whose bytes begin with `prefix`, the token that is just `prefix` included."""
-        start, stop = self._range(prefix)
-        return self._ids[start:stop]
-
     def count_starting_with(self, prefix: bytes) -> int:
-        """How many text tokens begin with `prefix`."""
-        start, stop = self._range(prefix)
+        """How many text tokens begin with `prefix`, the token that is just `prefix` included."""
+        start, stop = self.range_starting_with(prefix)
         return stop - start
 
     def encode(self, text: bytes) -> tuple[int, ...]:
@@ -55,12 +51,13 @@ class Table:
                 at += 1
         return tuple(ids)
 
-    def _range(self, prefix: bytes) -> tuple[int, int]:
+    def range_starting_with(self, prefix: bytes) -> tuple[int, int]:
+        """Where in `keys` and `ids` the tokens are whose bytes begin with `prefix`: from, up to."""
         if not prefix:
-            return 0, len(self._keys)
-        start = bisect_left(self._keys, prefix)
+            return 0, len(self.keys)
+        start = bisect_left(self.keys, prefix)
         after = _successor(prefix)
-        return start, len(self._keys) if after is None else bisect_left(self._keys, after, start)
+        return start, len(self.keys) if after is None else bisect_left(self.keys, after, start)
 
 
 def _successor(prefix: bytes) -> bytes | None:
