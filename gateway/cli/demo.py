@@ -25,8 +25,7 @@ from gateway.settings.schema import LlamaCppModel
 from gateway.web.serving import Server, bind, url
 from gateway.weights import WeightsError, ensure
 
-QUESTION = "A farmer has 17 sheep. He buys 5 more, then sells a third of them … how many are left? Round down."
-WIRING = "demo"
+QUESTION = "What is the capital of France, and what is it known for? Answer in three sentences."
 BUDGET = 300
 
 

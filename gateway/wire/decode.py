@@ -15,9 +15,11 @@ import orjson
 
 from backends.types import Message, Sampling
 from gateway.wire.errors import APIError, bad_request, unsupported
-from gateway.wire.fields import boolean, integer, mapping, no_nul, number, string, strings
+from gateway.wire.fields import boolean, deeper_than, integer, mapping, no_nul, number, string, strings
 from gateway.wire.messages import decode_messages
 
+MAX_DEPTH = 128
+"""Levels of a body. The library that writes JSON to other servers allows about 250, and what walks the body recurses."""
 MAX_STOPS = 4
 MAX_TOP_LOGPROBS = 20
 
@@ -76,6 +78,8 @@ def decode_chat(body: bytes, limits: RequestLimits) -> ChatRequest:
         raise bad_request(f"The body is not valid JSON: {error}") from None
     if not isinstance(raw, dict):
         raise bad_request("The body must be a JSON object.")
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and deeper_than(raw, MAX_DEPTH):
+        raise bad_request(f"The body nests in more than {MAX_DEPTH} levels.")
     if b"\\u0000" in body:  # raw NULs are not JSON; this is the one other way to write one
         no_nul(raw, "")
     fields = {key: value for key, value in raw.items() if value is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from gateway.wire.errors import bad_request
@@ -94,6 +95,15 @@ def strings(fields: Fields, key: str) -> list[str]:
         if not isinstance(item, str):
             raise bad_request(f"{key} must hold strings only, not {kind_of(item)}.", key)
     return value
+
+
+def deeper_than(value: Any, most: int) -> bool:
+    """Whether arrays and objects nest in more than `most` levels."""
+    holders = [value] if isinstance(value, list | dict) else []
+    for _ in range(most):
+        inside = chain.from_iterable(holder.values() if isinstance(holder, dict) else holder for holder in holders)
+        holders = [item for item in inside if isinstance(item, list | dict)]
+    return bool(holders)
 
 
 def no_nul(value: Any, name: str) -> None:

@@ -92,6 +92,15 @@ async def test_what_is_no_json_object_is_400(body: bytes) -> None:
     assert await status_and_param(body) == (400, None)
 
 
+@pytest.mark.parametrize(("levels", "status"), [(126, 200), (129, 400), (1000, 400)])
+@pytest.mark.parametrize("inside", ["", "\\u0000"])
+async def test_deep_bodies_are_400(levels: int, status: int, inside: str) -> None:
+    """Deeper than what can be walked and written again: told, not a failure. NULs in deep places are still found."""
+    value = "[" * levels + f'"{inside}"' + "]" * levels
+    body = json.dumps(question(field="HERE")).replace('"HERE"', value)
+    assert (await status_and_param(body.encode()))[0] == (400 if inside else status)
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
