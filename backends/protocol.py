@@ -43,7 +43,8 @@ class Session(Protocol):
     async def lookup(self, ids: Sequence[int]) -> LogProbs:
         """Exact log-probabilities, float64 [len(ids)], nats, at the current position; no forward pass.
 
-        Only after a `step` or `score`, and before a `rewind`. Raises CapabilityMissing where the server can't.
+        Only after a `step` or `score`, and before a `rewind`. Raises CapabilityMissing where the server can't, or not so
+        many at once.
         """
         ...
 

@@ -29,6 +29,10 @@ _ROUNDING = 1e-6
 """Least mass outside a cut distribution (probability). Servers compute in float32, so the listed ones can add up to 1 or a
 bit more although others are possible; 0 would claim that they are not."""
 
+MOST_LOOKUPS = 8
+"""Requests that one look-up may take. Thousands of tokens, each request a forward pass, would hold up a step for many seconds;
+a fuser does better to go on uncertified."""
+
 _PROBE = (Message("user", "Hi"),)
 
 
@@ -46,7 +50,7 @@ class Dialect(Protocol):
         ...
 
     async def lookup(self, ids: Sequence[int], wanted: Sequence[int]) -> LogProbs:
-        """Exact log-probabilities of the wanted ids there. Raises CapabilityMissing."""
+        """Exact log-probabilities of the wanted ids there. Raises CapabilityMissing, also where they are too many."""
         ...
 
 
@@ -131,6 +135,7 @@ class VLLM:
         self._call = call
         self._size = len(vocabulary)
         self.max_k: int | None = call.settings.max_logprobs
+        self._looks_up = True  # until it turns out not to
 
     async def render(self, messages: Sequence[Message]) -> tuple[list[int], int | None]:
         kept = ("chat_template_kwargs", "chat_template")
@@ -146,15 +151,17 @@ class VLLM:
         return _top(await self._listed(ids, k, {}), k, self._size)
 
     async def lookup(self, ids: Sequence[int], wanted: Sequence[int]) -> LogProbs:
-        most = self._call.settings.max_logprobs
+        name, most = self._call.name, self._call.settings.max_logprobs
+        if self._looks_up and len(wanted) > MOST_LOOKUPS * most:
+            raise CapabilityMissing(name, f"The server of model {name!r} can't look up {len(wanted)} tokens at once.")
         found: dict[int, float] = {}
         for at in range(0, len(wanted), most):
             part = [int(id) for id in wanted[at : at + most]]
-            found |= await self._listed(ids, 1, {"logprob_token_ids": part})
-            if any(id not in found for id in part):  # an older server ignores the field
-                raise CapabilityMissing(
-                    self._call.name, f"The server of model {self._call.name!r} can't look up single tokens."
-                )
+            if self._looks_up:
+                found |= await self._listed(ids, 1, {"logprob_token_ids": part})
+                self._looks_up = all(id in found for id in part)  # an older server ignores the field
+            if not self._looks_up:
+                raise CapabilityMissing(name, f"The server of model {name!r} can't look up single tokens.")
         return np.array([found[int(id)] for id in wanted], dtype=np.float64)
 
     async def _listed(self, ids: Sequence[int], k: int, extra: Mapping[str, Any]) -> dict[int, float]:

@@ -15,10 +15,11 @@ import anyio
 from rich.console import Console
 from rich.table import Table
 
+from backends.errors import BackendError
 from backends.types import Message, Sampling
 from gateway.cli.check import complain, read_config, say
 from gateway.observability.logs import setup_logs
-from gateway.runtime import NothingLoaded, Runtime, open_runtime
+from gateway.runtime import ModelNotReady, NothingLoaded, Runtime, open_runtime
 from gateway.settings import Loaded, SettingsError
 from strategies.engine import run
 from strategies.engine.events import Delta, Finished
@@ -59,6 +60,8 @@ def evaluate(
     try:
         loaded = read_config(config)
         questions = read_questions(data, limit)
+        if out is not None:
+            out.touch()  # that it can't be written must not show after an hour
     except (SettingsError, OSError, ValueError) as error:
         return complain(error)
     return anyio.run(partial(_evaluate, loaded, questions, wirings, budget, concurrency, out))
@@ -91,9 +94,13 @@ async def _evaluate(
                 answers += await _answers(runtime, wiring, questions, budget, concurrency)
                 say(f"{wiring}: {sum(a.right for a in answers if a.wiring == wiring)} of {len(questions)}")
                 if out is not None:
-                    out.write_text(json.dumps([asdict(answer) for answer in answers], ensure_ascii=False, indent=1))
-        except (NothingLoaded, TopologyError) as error:
+                    written = json.dumps([asdict(answer) for answer in answers], ensure_ascii=False, indent=1)
+                    out.write_text(written, encoding="utf-8")
+        except TopologyError as error:
             return complain(error)
+        except (NothingLoaded, ModelNotReady, BackendError) as error:
+            say(str(error))
+            return 1
     Console(highlight=False).print(_table(answers, wirings))
     return 0
 
@@ -101,17 +108,24 @@ async def _evaluate(
 async def _answers(
     runtime: Runtime, wiring: str, questions: Sequence[Question], budget: int, concurrency: int
 ) -> list[Answer]:
-    """In the order of the questions."""
+    """In the order of the questions. The first BackendError ends it: a share of right answers must not hide failures."""
     found: dict[int, Answer] = {}
+    failed: list[BackendError] = []
     limiter = anyio.CapacityLimiter(concurrency)
 
     async def ask(index: int) -> None:
         async with limiter:
-            found[index] = await _answer(runtime, wiring, questions[index], budget)
+            try:
+                found[index] = await _answer(runtime, wiring, questions[index], budget)
+            except BackendError as error:  # raised below, as itself and not as a group
+                failed.append(error)
+                tasks.cancel_scope.cancel()
 
     async with anyio.create_task_group() as tasks:
         for index in range(len(questions)):
             tasks.start_soon(ask, index)
+    if failed:
+        raise failed[0]
     return [found[index] for index in range(len(questions))]
 
 

@@ -74,19 +74,27 @@ def read(file: Path, environ: Mapping[str, str] | None) -> Source:
         raise SettingsError([Problem(file, None, "", f"can't be read: {error.strerror}")]) from error
     except UnicodeDecodeError as error:
         raise SettingsError([Problem(file, None, "", "is not UTF-8 text")]) from error
+    try:
+        reader = _read_text(file, text, environ)
+    except yaml.YAMLError as error:
+        raise SettingsError([_syntax(file, error)]) from error
+    except RecursionError as error:
+        raise SettingsError([Problem(file, None, "", "nests too deeply")]) from error
+    if reader.problems:
+        raise SettingsError(reader.problems)
+    return reader.source
+
+
+def _read_text(file: Path, text: str, environ: Mapping[str, str] | None) -> _Reader:
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
         reader = _Reader(Source(file), environ, loader)
         if node is not None:
             reader.source.value = reader.build(node, ())
-    except yaml.YAMLError as error:
-        raise SettingsError([_syntax(file, error)]) from error
     finally:
         loader.dispose()
-    if reader.problems:
-        raise SettingsError(reader.problems)
-    return reader.source
+    return reader
 
 
 def _syntax(file: Path, error: yaml.YAMLError) -> Problem:
@@ -94,6 +102,8 @@ def _syntax(file: Path, error: yaml.YAMLError) -> Problem:
         mark = error.problem_mark or error.context_mark
         what = " ".join(part for part in (error.context, error.problem) if part)
         return Problem(file, mark.line + 1 if mark else None, "", f"not valid YAML: {what}")
+    if isinstance(error, yaml.reader.ReaderError):
+        return Problem(file, None, "", f"not valid YAML: the character U+{error.character:04X} is not allowed")
     return Problem(file, None, "", f"not valid YAML: {error}")
 
 

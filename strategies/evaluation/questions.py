@@ -24,13 +24,16 @@ class Question:
 def question_from(row: Mapping[str, Any]) -> Question:
     """From one object of a JSON-lines set: `question`, `answer`, optional `id`; with `A` to `D` it is a multiple choice.
 
-    Raises ValueError if a field is missing or not text.
+    Of an answer with its derivation, as GSM8K has them, only what stands behind `####` counts.
+    Raises ValueError if it is no object, or a field is missing or not text.
     """
+    if not isinstance(row, Mapping):
+        raise ValueError("a question is an object")  # noqa: TRY004 - as below
     for key in ("question", "answer"):
         if not isinstance(row.get(key), str):
             # A fault of the data, as all others here: one kind of error for whoever reads the file.
             raise ValueError(f"a question needs a text field {key!r}")  # noqa: TRY004
-    text, answer = row["question"].strip(), row["answer"].strip()
+    text, answer = row["question"].strip(), row["answer"].rsplit("####", 1)[-1].strip()
     name = str(row.get("id", text[:40]))
     if all(isinstance(row.get(letter), str) for letter in LETTERS):
         choices = "\n".join(f"{letter}. {row[letter]}" for letter in LETTERS)

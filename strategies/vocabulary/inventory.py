@@ -247,7 +247,7 @@ class _Firsts(dict[int, int]):
         return first
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def inventory_of(vocabularies: tuple[Vocabulary, ...]) -> Inventory:
     """The inventory of a set of vocabularies, built once per set."""
     return Inventory(vocabularies)

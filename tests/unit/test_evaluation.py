@@ -57,3 +57,10 @@ def test_wilson_interval_is_the_published_one() -> None:
     assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
     assert round(wilson(0, 20)[1], 4) == 0.1611
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_an_answer_with_its_derivation_is_what_stands_behind_the_mark() -> None:
+    """GSM8K as it is published."""
+    question = question_from({"question": "?", "answer": "48/2 = <<48/2=24>>24\n48+24 = 72\n#### 1,072"})
+    assert (question.answer, question.kind) == ("1,072", "number")
+    assert is_right(question, "#### 1072")

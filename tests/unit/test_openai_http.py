@@ -551,6 +551,28 @@ async def test_an_older_vllm_has_no_lookup() -> None:
             other = next(id for id in range(100) if id not in set(top.ids.tolist()))
             with pytest.raises(errors.CapabilityMissing):
                 await session.lookup([other])
+            asked = len(there.requests)
+            with pytest.raises(errors.CapabilityMissing):
+                await session.lookup([other])
+            assert len(there.requests) == asked  # it is known now
+        await backend.aclose()
+
+
+@pytest.mark.anyio
+async def test_too_many_tokens_are_not_looked_up() -> None:
+    """Every `max_logprobs` of them cost a request, one after the other."""
+    behind = FakeBackend("up")
+    async with FakeServer(behind) as there:
+        backend = OpenAIHTTPBackend(
+            "m", OpenAIHTTPSettings(base_url=there.base_url, model="up"), vocabulary=behind.model.vocabulary
+        )
+        async with backend.open(ASK.messages, k=4) as session:
+            await session.step()
+            asked = len(there.requests)
+            with pytest.raises(errors.CapabilityMissing, match="at once"):
+                await session.lookup(range(256))
+            assert len(there.requests) == asked
+            assert len(await session.lookup(range(100))) == 100
         await backend.aclose()
 
 

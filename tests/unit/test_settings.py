@@ -93,6 +93,8 @@ def problems(tmp_path: Path, text: str, **environ: str) -> list[str]:
         ("models: {a: }}\n", ["1: not valid YAML: "]),
         ("models:\n\ta: b\n", ["2: not valid YAML: "]),
         ("a: 1\n---\nb: 2\n", ["2: not valid YAML: "]),
+        (MODEL + "# \x07\n", [" not valid YAML: the character U+0007 is not allowed"]),
+        ("models: " + "[" * 3000, [" nests too deeply"]),
         (MODEL + "models: {}\n", ["3: models: written twice (first on line 1)"]),
         ("models:\n  a: {backend: fake, delay: 1, delay: 2}\n", ["2: models.a.delay: written twice (first on line 2)"]),
         ("models:\n  5: {backend: fake}\n", ["2: models: keys must be strings: put 5 in quotes"]),
