@@ -16,6 +16,7 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
+from backends.types import Sampling
 from gateway.app import Application
 from gateway.cli.check import complain, read_config, say
 from gateway.observability.logs import setup_logs
@@ -87,7 +88,7 @@ async def _demo(loaded: Loaded, sock: socket.socket, once: bool, question: str, 
 
 async def _ask(console: Console, runtime: Runtime, base: str, wiring: str, question: str) -> None:
     """One streamed question over HTTP, as any client would ask it; the stages are asked for and shown as they are written."""
-    canonical = runtime.prepare(wiring, _sampling(), {}).wiring
+    canonical = runtime.prepare(wiring, Sampling(), {}).wiring
     console.print(f"\n[bold]{escape(canonical)}[/]\n[bold cyan]question[/]  {escape(question)}\n")
     body = {
         "model": wiring,
@@ -112,12 +113,6 @@ async def _ask(console: Console, runtime: Runtime, base: str, wiring: str, quest
                     console.print(escape(text), end="", style=style, soft_wrap=True)
     console.print("\n")
     _report(console, extension)
-
-
-def _sampling() -> Any:
-    from backends.types import Sampling
-
-    return Sampling()
 
 
 async def _chunks(base: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
