@@ -5,13 +5,17 @@ Order of operations, per piece:
        calls `feed` for each, in the order given.
     2. `wants()`: exact values that would settle the step. The engine looks them up and calls `supply`; then `wants()` again,
        until it is empty.
-    3. `commit()`: the chosen piece, now said by everybody. If it is the end, there is no next step.
+    3. Only now can a fuser know that it needs members that it had left alone: if some nodes are `due()`, again from 1.
+    4. `commit()`: the chosen piece, now said by everybody. If it is the end, there is no next step.
+Between any two calls `drop` may take a member out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +28,9 @@ from strategies.vocabulary import Continuing
 Found = tuple[Continuing, NDArray[np.float64]]
 """Tokens that go on alike, and their probabilities, float64 [number of tokens]."""
 
+NO_PIECES: AbstractSet[int] = frozenset()
+NOTHING_FOUND: Mapping[int, Found] = MappingProxyType({})
+
 
 class NothingToSay(Exception):
     """No member gives any text, or the end, a probability: all that they list are control tokens."""
@@ -32,32 +39,37 @@ class NothingToSay(Exception):
 class Node:
     """A place in one member's token sequence: the prompt, or a parent's place and one more token.
 
-    `weight` and what follows it belong to the readings (strategies.fusion.readings); the engine looks at the first three.
+    `weight` and what follows it belong to the readings (strategies.fusion.readings); the engine looks at the first three. What a
+    member lists at a place is set when it is fed, and not before.
     """
 
     __slots__ = (
-        "at", "depth", "found", "ids", "masses", "nexts", "outside", "parent", "pmin", "probs", "resolved", "rest", "said", "seen",
+        "at", "depth", "found", "ids", "masses", "nexts", "outside", "parent", "pmin", "probs", "resolved", "said", "seen",
         "spoken", "token", "weight",
     )  # fmt: skip
+
+    ids: list[int]
+    """Listed tokens whose spelling begins with `spoken` …"""
+    probs: list[float]
+    """… their probabilities at this node …"""
+    nexts: list[int]
+    """… and the piece that each would say next (-1: a control token, no piece)."""
+    found: Mapping[int, Found]
+    """Next piece → all tokens that say it, once looked up: they replace the listed ones."""
+    masses: dict[int, float]
+    """Next piece → sum of its probabilities, without control tokens."""
+    seen: float
+    """Sum of the masses."""
+    outside: float
+    """Mass of tokens not listed."""
+    pmin: float
+    """No token not listed has more than this."""
 
     def __init__(self, parent: Node | None, token: int, weight: float = 1.0) -> None:
         self.parent = parent
         self.token = token
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.start(weight)
-        self.ids: list[int] = []  # listed tokens whose spelling begins with `spoken` …
-        self.probs: list[float] = []  # … their probabilities at this node …
-        self.nexts: list[int] = []  # … and the piece that each would say next (-1: a control token, no piece)
-        self.found: dict[
-            int, Found
-        ] = {}  # next piece → all tokens that say it, once looked up: they replace the listed ones
-        self.rest: Found | None = (
-            None  # all tokens that said the last piece of `spoken`, where that was looked up: instead of lists
-        )
-        self.masses: dict[int, float] = {}  # next piece → sum of its probabilities, without control tokens
-        self.seen = 0.0  # sum of the masses
-        self.outside = 0.0  # mass of tokens not listed
-        self.pmin = 0.0  # no token not listed has more than this
 
     def start(self, weight: float = 1.0) -> None:
         """Nothing was said since this place, and the member's mass here is `weight`."""
@@ -65,11 +77,13 @@ class Node:
         self.at = 0  # pieces said since this place
         self.said = b""  # their bytes
         self.spoken: tuple[int, ...] = ()  # their ids
-        self.resolved: set[int] = set()  # next pieces whose every token is listed
+        self.resolved: AbstractSet[int] = NO_PIECES  # next pieces whose every token is listed
+        self.found = NOTHING_FOUND
 
     def forget(self) -> None:
         """Drop the lists: later places refer to this one for the way back only, and an answer may be long."""
-        self.ids, self.probs, self.nexts, self.found, self.rest, self.masses = [], [], [], {}, None, {}
+        self.ids, self.probs, self.nexts, self.masses = [], [], [], {}
+        self.found = NOTHING_FOUND
 
 
 def route(here: Node, there: Node) -> tuple[int, list[int]]:
@@ -94,6 +108,18 @@ class Lookup:
 
     member: int
     ids: tuple[int, ...]
+
+
+class Guide(Protocol):
+    """What may be said next, piece by piece: an outside rule on the text (a JSON schema, a grammar)."""
+
+    def allowed(self) -> bytes | None:
+        """One byte per piece id of the group's inventory: 1 where the piece may come next, else 0 (ends included). None: any may."""
+        ...
+
+    def said(self, piece: int) -> None:
+        """The group said this piece. Raises ValueError if it was not allowed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,11 @@ from strategies.vocabulary import inventory_of
 MOST_RIVALS = 8
 MOST_LOOKUPS = 16384
 ROUNDS = 2
+UNLISTED = 20.0
+"""How much unlisted mass on the winner, in shares that are worth a forward pass, is worth a look-up. It is a bound: of three models' full
+distributions the mass itself was 1-8 % of it."""
+ROUNDING = 1e-12
+"""More than what adding up in another order can change."""
 
 
 class LinearPool:
@@ -43,7 +48,7 @@ class LinearPool:
         self._most = inventory.most
         self._weights = tuple(weights)
         self._chooser = chooser
-        self._share = share
+        self._worth = UNLISTED * share
         self._members = [Readings(s, inventory.pieces, beam=beam, share=share) for s in inventory.spellers]
         self._scores: dict[int, float] = {}
         self._winner = -1
@@ -64,6 +69,11 @@ class LinearPool:
             return ()
         self._decided = True
         views = [member.view() for member in self._members]
+        if self._chooser.certain and self._clear(views):
+            if self._rounds >= ROUNDS or not self._loses_much(views):
+                return ()
+            self._rounds += 1
+            return self._lookups((self._winner,))
         self._scores = _pooled(views, self._weights, estimate=True)
         if not self._scores:
             raise NothingToSay
@@ -98,6 +108,10 @@ class LinearPool:
         self._decided = self._supplied = False
         return Commit(b"" if end else self._pieces[piece], end, self._scores[piece])
 
+    def pooled(self) -> dict[int, float]:
+        """P(v) of every listed piece v, as estimated now; before `commit`."""
+        return _pooled([member.view() for member in self._members], self._weights, estimate=True)
+
     @property
     def meters(self) -> Meters:
         return Meters(
@@ -111,6 +125,42 @@ class LinearPool:
             lost_mass=self._lost,
             worst_lost=self._worst_lost,
         )
+
+    def _clear(self, views: Sequence[View]) -> bool:
+        """Whether one piece leads by more than all that is unlisted; then it is the winner, and certain.
+
+        With the lower bounds low(v) = Σ_m scale_m · mass_m(v), scale_m = w_m / (seen_m + unseen_m), no piece exceeds
+        low(v) + slack, slack = Σ_m scale_m · unseen_m. A piece of which no member lists more than a share `mark` has low(v) <= mark:
+        so only the few that someone lists with more are added up.
+        """
+        scales, slack = [], 0.0
+        for weight, view in zip(self._weights, views, strict=True):
+            total = view.seen + view.unseen
+            if not view.masses or total <= 0.0:
+                return False
+            scales.append(weight / total)
+            slack += weight * view.unseen / total
+        lists = [view.masses for view in views]
+        lows = {}
+        for masses in lists:
+            piece = max(masses, key=masses.__getitem__)
+            if piece not in lows:
+                lows[piece] = sum([s * m.get(piece, 0.0) for s, m in zip(scales, lists, strict=True)], 0.0)
+        winner = max(lows, key=lows.__getitem__)
+        mark = lows[winner] - slack - ROUNDING
+        if mark <= 0.0:
+            return False
+        for masses, scale, weight in zip(lists, scales, self._weights, strict=True):
+            least = mark * weight / scale
+            for piece in [v for v, mass in masses.items() if mass >= least and v != winner]:
+                if sum([s * m.get(piece, 0.0) for s, m in zip(scales, lists, strict=True)], 0.0) >= mark:
+                    return False
+        self._winner, self._gap = winner, -mark
+        estimate = [
+            w * v.masses.get(winner, 0.0) / (v.seen + v.fresh) for w, v in zip(self._weights, views, strict=True)
+        ]
+        self._scores = {winner: sum(estimate, 0.0)}
+        return True
 
     def _rivals(self, views: Sequence[View]) -> list[int]:
         """Pieces that could yet beat the winner, strongest first; sets the gap that the strongest leaves."""
@@ -132,7 +182,7 @@ class LinearPool:
 
     def _close(self, low: Mapping[int, float], floor: float, unseen: float, views: Sequence[View]) -> list[int]:
         """The pieces for which `_high` may reach the floor, told by wider bounds that cost less."""
-        winner, mark = self._winner, floor - unseen
+        winner, mark = self._winner, floor - unseen  # nothing unlisted adds more to a piece than all of it
         if not all(view.seen for view in views):
             return [piece for piece, value in low.items() if value >= mark and piece != winner]
         stretch, each, late = 1.0, 0.0, 0.0
@@ -146,8 +196,8 @@ class LinearPool:
         return [v for v, p in low.items() if p >= mark and p * stretch + each * most[v] >= edge and v != winner]
 
     def _loses_much(self, views: Sequence[View]) -> bool:
-        """Whether a member may have more unlisted mass on the winner than a reading that is worth a forward pass."""
-        winner, share = self._winner, self._share
+        """Whether a member may have so much unlisted mass on the winner that it is worth a look-up."""
+        winner, share = self._winner, self._worth
         if winner in self._ends:
             return False
         return any(

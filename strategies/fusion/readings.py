@@ -4,8 +4,9 @@ Notation. A node lists tokens t with probability p (never renormalised) whose sp
 is `seen = Σ_nodes weight · node.seen`; after every commit the weights are scaled so that the kept readings add up to 1.
 
 The lists of a node are parallel plain lists, not tuples or arrays: for some twenty entries that is what Python does fastest. What was
-looked up may be thousands of tokens that begin alike, and stays in arrays. Once a piece was looked up, all its tokens are `node.found`,
-those on the lists as well, and `node.masses` has their sum.
+looked up may be thousands of tokens that begin alike, and stays in arrays until the group says their piece; then the likeliest of them
+become the lists, and the others' sum is mass outside again. Once a piece was looked up, all its tokens are `node.found`, those on the
+lists as well, and `node.masses` has their sum.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backends.types import LogProbs, TopK
-from strategies.fusion.base import Node
+from strategies.fusion.base import NO_PIECES, NOTHING_FOUND, Node
 from strategies.vocabulary import Continuing, Speller
+
+MOST_LISTED = 64
+"""Tokens of a looked-up piece that stay listed when the group says the piece."""
 
 NEGLIGIBLE = 1e-7
 """Share of a member's mass below which a pending reading is dropped (and metered): it can't decide anything any more."""
@@ -87,7 +92,7 @@ class Readings:
             for piece, p in zip(nexts, probs, strict=True):
                 masses[piece] = masses.get(piece, 0.0) + p
         masses.pop(-1, None)
-        node.seen = sum(masses.values())
+        node.seen = sum(masses.values(), 0.0)
         node.outside = top.outside
         node.pmin = min(probs[-1], top.outside) if probs else top.outside
         self.due.remove(node)
@@ -120,7 +125,7 @@ class Readings:
             if node.at == 0:
                 fresh += weight * node.outside
                 each += weight * node.pmin
-        return View(masses, sum(masses.values()), fresh, unseen, each)
+        return View(masses, sum(masses.values(), 0.0), fresh, unseen, each)
 
     def bound(self, piece: int) -> float:
         """Upper bound of the unlisted mass on one next piece."""
@@ -156,7 +161,7 @@ class Readings:
                 found = self.speller.continuing(node.said, node.spoken, piece, self._pieces[piece])
                 unlisted = len(found.ids) - node.nexts.count(piece)
                 if unlisted == 0:
-                    node.resolved.add(piece)
+                    node.resolved = {*node.resolved, piece}
                 elif unlisted <= most:
                     most -= unlisted
                     ids += found.ids
@@ -171,35 +176,37 @@ class Readings:
         probs = np.exp(logprobs)
         start = 0
         for piece, found in self._asked:
-            mine = probs[start : (start := start + len(found.ids))]
+            stop = start + len(found.ids)
+            mine = probs[start:stop]
+            start = stop
             mass = float(mine.sum())
             more = mass - node.masses.get(piece, 0.0)
             node.masses[piece] = mass
             node.seen += more
             node.outside -= more
-            node.found[piece] = (found, mine)
-            node.resolved.add(piece)
+            node.found = {**node.found, piece: (found, mine)}
+            node.resolved = {*node.resolved, piece}
             if view is not None:  # other nodes' masses may be thousands: they are not merged again
                 view.masses[piece] = view.masses.get(piece, 0.0) + node.weight * more
                 view.seen += node.weight * more
         node.outside = max(0.0, node.outside)
         if view is not None:
-            view.unseen = sum(n.weight * n.outside for n in self._nodes)
-            view.fresh = sum(n.weight * n.outside for n in self._nodes if n.at == 0)
+            view.unseen = sum([n.weight * n.outside for n in self._nodes], 0.0)
+            view.fresh = sum([n.weight * n.outside for n in self._nodes if n.at == 0], 0.0)
 
     def advance(self, piece: int) -> None:
         """The group said `piece` (not an end): keep what fits, tokenize anew if nothing does, note what is due next."""
+        earlier = self._nodes
+        self.repaired = False
+        if len(earlier) == 1 and self._one_token(earlier[0], piece):
+            return
         said = self._pieces[piece]
-        last = (
-            self._nodes[0] if len(self._nodes) == 1 else max(self._nodes, key=lambda n: n.weight, default=self.position)
-        )
+        last = earlier[0] if len(earlier) == 1 else max(earlier, key=lambda n: n.weight, default=self.position)
         before = last.said
         unlisted = self.bound(piece)
         done: list[Node] = []
-        earlier = self._nodes
         pending = [node for node in earlier if piece in node.masses and self._go_on(node, piece, said, done)]
         self._settle(pending, done, unlisted)
-        self.repaired = False
         if not self._nodes and not self.due:
             self.repaired = bool(before)  # a single unlisted token in its own right is no new tokenization
             self._start_over(last, before + said, piece)
@@ -207,22 +214,38 @@ class Readings:
             if node not in self._nodes:
                 node.forget()
 
+    def _one_token(self, node: Node, piece: int) -> bool:
+        """Nearly always: the piece is one token, and nothing that is known goes on beyond it. The same as the general way, sooner."""
+        if piece in node.found:
+            tokens, probs = node.found[piece]
+            if len(tokens.ids) != 1 or not tokens.complete:
+                return False
+            token, p = tokens.ids[0], float(probs[0])
+        else:
+            if node.nexts.count(piece) != 1:
+                return False
+            index = node.nexts.index(piece)
+            token, p = node.ids[index], node.probs[index]
+            if len(self.speller[token]) != node.at + 1:
+                return False
+        mass, unlisted = node.weight * p, self.bound(piece)
+        if mass <= 0.0:
+            return False
+        self.lost = unlisted / (mass + unlisted) if unlisted else 0.0
+        self._nodes, self.due, self._view = [], [Node(node, token)], None
+        node.forget()
+        return True
+
     def _go_on(self, node: Node, piece: int, said: bytes, done: list[Node]) -> bool:
         """Add the tokens that `piece` completes to `done`; the node goes on with those that reach beyond it, if there are any."""
-        found = node.found.get(piece)
-        if found is None and node.rest is not None:
-            tokens, probs = node.rest
-            found = self.speller.continuing(node.said, node.spoken, piece, said), tokens.going_on(probs, piece)
-        if found is not None:
-            tokens, probs = found
+        if piece in node.found:
+            tokens, probs = node.found[piece]
             complete = zip(tokens.ids[: tokens.complete], probs[: tokens.complete].tolist(), strict=True)
             done += [Node(node, token, node.weight * p) for token, p in complete]
             if tokens.complete == len(tokens.ids):
                 return False
             self._say(node, piece, said)
-            node.ids, node.probs, node.nexts, node.found, node.rest = [], [], [], {}, found
-            node.masses = tokens.masses(probs)
-            node.seen = sum(node.masses.values())
+            self._list(node, tokens.beyond, probs[tokens.complete :])
             return True
         going = []
         after = node.at + 1
@@ -247,30 +270,39 @@ class Readings:
         node.at += 1
         node.said += said
         node.spoken = (*node.spoken, piece)
-        node.resolved = set()
+        node.resolved = NO_PIECES
+        node.found = NOTHING_FOUND
+
+    def _list(self, node: Node, ids: NDArray[np.int32], probs: NDArray[np.float64]) -> None:
+        """The likeliest of tokens that were looked up; the others are outside."""
+        node.outside = node.pmin = 0.0
+        if len(ids) > MOST_LISTED:
+            order = np.argpartition(probs, -MOST_LISTED)
+            others = probs[order[:-MOST_LISTED]]
+            node.outside, node.pmin = float(others.sum()), float(others.max())
+            listed = np.sort(order[-MOST_LISTED:])
+            ids, probs = ids[listed], probs[listed]
+        node.ids, node.probs = ids.tolist(), probs.tolist()
+        self._sum(node)
 
     def _keep(self, node: Node, going: Sequence[int]) -> None:
         """Of the lists only these places, each with its piece after those just said."""
         node.ids = [node.ids[index] for index in going]
         node.probs = [node.probs[index] for index in going]
+        self._sum(node)
+
+    def _sum(self, node: Node) -> None:
         node.nexts = [self.speller[token][node.at] for token in node.ids]
-        node.found = {}
         node.masses = {}
         for following, p in zip(node.nexts, node.probs, strict=True):
             node.masses[following] = node.masses.get(following, 0.0) + p
-        node.seen = sum(node.probs)
+        node.seen = sum(node.probs, 0.0)
 
     def _settle(self, pending: list[Node], done: list[Node], unlisted: float) -> None:
         """Keep the readings that matter; scale what is kept to one."""
         self._nodes, self.due, self.lost, self._view = [], [], 0.0, None
-        if not pending and len(done) == 1:  # nearly always: one token, and nothing beside it
-            node = done[0]
-            self.lost = unlisted / (node.weight + unlisted) if unlisted else 0.0
-            node.weight = 1.0
-            self.due = done
-            return
         masses = [node.weight * node.seen for node in pending]
-        total = sum(masses) + sum(node.weight for node in done)
+        total = sum(masses, 0.0) + sum([node.weight for node in done], 0.0)
         if total <= 0.0:
             return  # nothing listed fits, so nothing is dropped: the member is set anew
         done.sort(key=lambda n: (-n.weight, n.token))
@@ -278,7 +310,7 @@ class Readings:
         alive = [(n, m) for n, m in zip(pending, masses, strict=True) if m >= min(NEGLIGIBLE, self._share) * total]
         if not kept and not alive:
             kept = done[:1]
-        mass = sum(n.weight for n in kept) + sum(m for _, m in alive)
+        mass = sum([n.weight for n in kept], 0.0) + sum([m for _, m in alive], 0.0)
         dropped = total - mass if len(kept) < len(done) or len(alive) < len(pending) else 0.0
         self.lost = max(0.0, dropped + unlisted) / (total + unlisted)
         scale = 1.0 / mass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -67,40 +68,16 @@ class _Most(dict[int, int]):
         return most
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Continuing:
-    """All tokens of one vocabulary whose spelling begins with certain pieces. Not to be changed.
+    """All tokens of one vocabulary whose spelling begins with certain pieces.
 
-    ids: in byte order, so the first `complete` of them are those that the pieces spell whole.
+    ids: in byte order, so the first `complete` of them are those that the pieces spell whole. beyond: the others, int32.
     """
 
-    __slots__ = ("_at", "_next", "_speller", "_which", "complete", "ids")
-
-    def __init__(self, speller: Speller, ids: tuple[int, ...], complete: int, at: int) -> None:
-        self._speller = speller
-        self.ids = ids
-        self.complete = complete
-        self._at = at  # pieces that they have in common
-        self._next: list[int] = []
-        self._which: NDArray[np.intp] | None = None
-
-    def masses(self, probs: NDArray[np.float64]) -> dict[int, float]:
-        """Next piece → sum of the probabilities (float64 [len(ids)]) of the tokens that go on with it."""
-        which = self._following()
-        return dict(zip(self._next, np.bincount(which, probs[self.complete :], len(self._next)).tolist(), strict=True))
-
-    def going_on(self, probs: NDArray[np.float64], piece: int) -> NDArray[np.float64]:
-        """The probabilities of those that go on with `piece`, in their order. Raises ValueError if there are none."""
-        which = self._following()
-        following: NDArray[np.float64] = probs[self.complete :][which == self._next.index(piece)]
-        return following
-
-    def _following(self) -> NDArray[np.intp]:
-        """Of every token that is not complete, the place of its next piece in `_next`; worked out when first asked for."""
-        if self._which is None:
-            nexts = [self._speller[token][self._at] for token in self.ids[self.complete :]]
-            found, self._which = np.unique(nexts, return_inverse=True)
-            self._next = found.tolist()
-        return self._which
+    ids: tuple[int, ...]
+    complete: int
+    beyond: NDArray[np.int32]
 
 
 class Speller(dict[int, tuple[int, ...]]):
@@ -163,7 +140,7 @@ class Speller(dict[int, tuple[int, ...]]):
             length, complete = len(wanted), 0
             while complete < len(ids) and len(self[ids[complete]]) == length:
                 complete += 1
-            found = self._continuing[wanted] = Continuing(self, tuple(ids), complete, length)
+            found = self._continuing[wanted] = Continuing(tuple(ids), complete, np.array(ids[complete:], np.int32))
         return found
 
     def _going_on(self, said: bytes, wanted: tuple[int, ...], text: bytes) -> list[int]:

@@ -122,7 +122,7 @@ def test_equals_enumeration_of_all_token_sequences(seed: int, members: int) -> N
             whole = sum(masses.values())
             for piece, value in masses.items():
                 expected[piece] += weight * value / whole
-        got = fuser._scores
+        got = fuser.pooled()
         assert all(abs(expected[v] - got.get(v, 0.0)) < 1e-9 for v in pieces)
         assert abs(sum(got.values()) - 1.0) < 1e-9
         winner = min(pieces, key=lambda v: (-expected[v], v))
