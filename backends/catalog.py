@@ -17,6 +17,8 @@ class Entry:
     seats: how many token sessions the backend can hold open at once, None if that is not known here.
     opening: held while a group opens several sessions of this one model, so that two groups can't each wait for the other's.
     why_not_fused: None if the backend opens token sessions, else the reason, to be shown to whoever wires it in a group.
+    native: whether its own server honours OpenAI's tools, response_format, logprobs and logit_bias: request fields are then passed to
+        it as they came. Where not, we honour them ourselves, over a token session.
     reasoning: the pair of marks around text that is cut before an answer is handed on, e.g. ("<think>", "</think>").
     """
 
@@ -25,6 +27,7 @@ class Entry:
     reasoning: tuple[str, str] | None = None
     owned_by: str = "modelnet"
     seats: int | None = None
+    native: bool = False
     opening: anyio.Lock = field(default_factory=anyio.Lock, compare=False, repr=False)
 
     def token_backend(self) -> TokenBackend | None:

@@ -2,6 +2,7 @@
 
 BackendError
 ├── BackendUnavailable      can't be reached, died, broke off, or answered something that is not its protocol
+│   └── CircuitOpen         was not asked: it kept failing, and is left alone for a moment
 ├── BackendTimeout          did not answer in time
 ├── BackendOverloaded       its queue is full; try again later
 ├── ContextTooLong          the prompt (with the room asked for) does not fit the model's context
@@ -18,7 +19,12 @@ from __future__ import annotations
 
 
 class BackendError(Exception):
-    """Base of all. `model` is the catalogue name of the model concerned."""
+    """Base of all. `model` is the catalogue name of the model concerned.
+
+    repeatable: it had not begun with what it was asked, so that asking again can't do anything twice.
+    """
+
+    repeatable = False
 
     def __init__(self, model: str, message: str) -> None:
         super().__init__(message)
@@ -28,6 +34,14 @@ class BackendError(Exception):
 
 class BackendUnavailable(BackendError):
     """The model's server or process can't be reached, died, or broke off."""
+
+
+class CircuitOpen(BackendUnavailable):
+    """It kept failing, so it was not asked. `retry_after`: seconds until it is."""
+
+    def __init__(self, model: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(model, message)
+        self.retry_after = retry_after
 
 
 class BackendTimeout(BackendError):

@@ -10,11 +10,12 @@ Cancellation
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from backends.types import LogProbs, Message, TextEvent, TextRequest, TopK, Vocabulary
+from backends.seats import Seats
+from backends.types import ForwardRequest, LogProbs, Message, TextEvent, TextRequest, TopK, Usage, Vocabulary
 
 
 class Session(Protocol):
@@ -58,6 +59,16 @@ class Session(Protocol):
 
 
 @runtime_checkable
+class WideningSession(Session, Protocol):
+    """A session that can list more tokens than it was opened for."""
+
+    def widen(self, k: int) -> bool:
+        """From the next distribution on list at least k tokens (fewer only where `open` says so), never fewer than before. Whether
+        these are more than before."""
+        ...
+
+
+@runtime_checkable
 class TextBackend(Protocol):
     """Streams text."""
 
@@ -87,6 +98,44 @@ class TextBackend(Protocol):
         ...
 
 
+class Forwarded(Protocol):
+    """A server's answer to a forwarded request, in the form in which the client gets it."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the server said was spent, as far as it did by now."""
+        ...
+
+    @property
+    def wrote(self) -> bool:
+        """Whether text of the answer has come by now."""
+        ...
+
+    @property
+    def over(self) -> bool:
+        """Whether all of it has been read: what `read` gave last was the end."""
+        ...
+
+    async def read(self) -> bytes:
+        """More of it, as soon as it is here: of a stream whole events, [DONE] last; else the one JSON body. b"" at the end.
+
+        Nothing more is read from the server before it is asked for. Raises as `TextBackend.stream`; a stream that breaks off raises.
+        """
+        ...
+
+
+@runtime_checkable
+class ForwardingBackend(TextBackend, Protocol):
+    """Its server speaks the OpenAI API: also takes a client's request as it came, and gives the answer as it comes.
+
+    `stream` also reads what is no conversation (`backends.raw`), where the server continues texts.
+    """
+
+    def forward(self, request: ForwardRequest) -> AbstractAsyncContextManager[Forwarded]:
+        """Entering waits for a place as `stream` does, and for the server's status. Raises as `stream`."""
+        ...
+
+
 @runtime_checkable
 class TokenBackend(TextBackend, Protocol):
     """Also opens token sessions."""
@@ -106,4 +155,72 @@ class TokenBackend(TextBackend, Protocol):
         members of a group one after another, in the order of their names, can't deadlock with another that does likewise.
         Raises BackendOverloaded, ContextTooLong, CapabilityMissing, BackendUnavailable.
         """
+        ...
+
+
+@runtime_checkable
+class RawBackend(TokenBackend, Protocol):
+    """Also reads prompts that are no conversation (`backends.raw`), in `stream` and in `open`."""
+
+    async def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of a whole prompt. special: with what the model wants before any text (BOS). Control tokens are recognised
+        by their spelling."""
+        ...
+
+    async def render(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation in the model's own chat template, as `open` reads them. Raises RequestRejected."""
+        ...
+
+    async def context_size(self) -> int:
+        """The most tokens that prompt and answer may have together."""
+        ...
+
+
+@runtime_checkable
+class EmbeddingBackend(Protocol):
+    """Turns texts into vectors."""
+
+    async def embed(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The server's answer, as it came. fields: of OpenAI's embeddings request, all but `model`.
+
+        Raises CapabilityMissing where the server has no embeddings, else as `TextBackend.stream`.
+        """
+        ...
+
+
+@runtime_checkable
+class TokenizerBackend(Protocol):
+    """A server that tells tokens, as vLLM's `/tokenize` and `/detokenize` do."""
+
+    async def tokenize(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The server's answer, as it came. fields: all but `model`. Raises as `EmbeddingBackend.embed`."""
+        ...
+
+    async def detokenize(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """As `tokenize`."""
+        ...
+
+
+@runtime_checkable
+class SeatedBackend(Protocol):
+    """Its streams and sessions take places, of which there may be only so many."""
+
+    @property
+    def seats(self) -> Seats:
+        """The places, as they are now."""
+        ...
+
+
+@runtime_checkable
+class ReplicatedBackend(Protocol):
+    """Its model is on several servers."""
+
+    @property
+    def replicas(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def replicas_out(self) -> int:
+        """How many of them are left out for a while, because they failed."""
         ...

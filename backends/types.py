@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,8 @@ class Sampling:
     stop: tuple[str, ...] = ()
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+    min_p: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,25 @@ class TextRequest:
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardRequest:
+    """A request for text to a server of OpenAI's API, as a client sent it.
+
+    body: a JSON object with a `model`. fields: the same, decoded, without those that are null. shown: the model's name in the answer.
+    stream: whether it asks for one. seconds: for a whole answer that is not streamed. max_tokens: where the request has no budget.
+    kind: which of the API's two ways to ask. prompts: how many a text completion has; each is answered `n` times.
+    """
+
+    body: bytes
+    fields: Mapping[str, Any]
+    shown: str
+    stream: bool
+    seconds: float
+    max_tokens: int | None = None
+    kind: Literal["chat", "text"] = "chat"
+    prompts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +84,39 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token (of a group: piece) of an answer: its bytes, its log-probability in nats, and the likeliest ones at its place.
+
+    top: (bytes, nats), likeliest first; empty where none were asked for.
+    """
+
+    text: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A part of a tool call. `index`: which call of the answer; `id` and `name` on its first part only; `arguments`: more of the
+    JSON text of its arguments."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
-    """More text. `reasoning` is text that the server itself marked as reasoning; never both empty."""
+    """More text, or more of a tool call. `reasoning` is text that the server itself marked as reasoning; never all empty.
+
+    tokens: where log-probabilities were asked for, those that make up `text`.
+    """
 
     text: str
     reasoning: str = ""
+    tokens: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from strategies.topology import (
     Limits,
@@ -40,6 +41,7 @@ class Alias:
 
     expression: the wiring, in the grammar of model names. prompts: name of a prompt set. fuser: name of a fuser.
     stage_max_tokens: budget of every stage but the last, tokens. max_tokens: budget of the last stage, tokens.
+    on_member_failure, member_seconds: whether a group goes on without a member that fails, and when one is late (`engine.Options`).
     The settings hold where the whole model name is this alias; inside a larger wiring (or another alias) only the expression counts.
     """
 
@@ -48,6 +50,8 @@ class Alias:
     fuser: str | None = None
     stage_max_tokens: int | None = None
     max_tokens: int | None = None
+    on_member_failure: Literal["fail", "drop"] | None = None
+    member_seconds: float | None = None
     description: str = ""
 
 

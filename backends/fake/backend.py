@@ -14,6 +14,7 @@ from backends.fake.model import Answer, FakeModel
 from backends.fake.session import FakeSession, too_long
 from backends.fake.settings import FakeSettings, Fault
 from backends.protocol import Session
+from backends.raw import raw_ids
 from backends.seats import Seat, Seats
 from backends.textout import TextOut
 from backends.types import Message, TextDelta, TextEnd, TextEvent, TextRequest, Usage, Vocabulary
@@ -75,6 +76,11 @@ class FakeBackend:
         self._counters.waiting = self._seats.waiting
         return self._counters
 
+    @property
+    def seats(self) -> Seats:
+        """See `backends.protocol.SeatedBackend`."""
+        return self._seats
+
     async def start(self) -> None:
         await self._strike("start", "both")
 
@@ -92,6 +98,16 @@ class FakeBackend:
 
     async def vocabulary(self) -> Vocabulary:
         return self.model.vocabulary
+
+    async def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Nothing stands before a text here, with `special` or without."""
+        return self.model.encode(text.encode())
+
+    async def render(self, messages: Sequence[Message]) -> list[int]:
+        return self.model.render(messages)
+
+    async def context_size(self) -> int:
+        return self.settings.context
 
     # Text
 
@@ -125,7 +141,10 @@ class FakeBackend:
 
     def _script(self, request: TextRequest) -> tuple[list[str], str, int]:
         """The answer's deltas, its finish reason and its length in tokens."""
-        ids = self.model.encode(self.model.answer(request.messages).encode())
+        messages = request.messages
+        if raw_ids(messages) is not None:
+            messages = self.model.messages(self.model.render(messages))
+        ids = self.model.encode(self.model.answer(messages).encode())
         kept = ids[: request.sampling.max_tokens]
         out = TextOut(request.sampling.stop)
         pieces: list[str] = []

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.raw import raw_ids
 from backends.types import LogProbs, Message, TopK, Vocabulary
 
 Probabilities = NDArray[np.float64]
@@ -34,6 +35,8 @@ _WORDS = (
 WORDS: tuple[str, ...] = tuple(_WORDS.split("|"))
 """The default words. Some begin others (中 and 中国), some are parts of others: what fusion has to cope with."""
 
+_CLOSING = (b'"', b"}", b"]", b">")  # what ends whatever is open, where something else forbids the end
+
 _CONTINUATION = b"\xa0"  # completes a character that another model began and this one would not have
 
 
@@ -47,7 +50,8 @@ class FakeModel:
 
     A prompt is rendered as `start role separator text` per turn, then `start "assistant" separator`. Where an answer
     follows the script so far, `confidence` of the probability lies on the tokens that continue it, most of it on the
-    longest one; after the script's end, on the end ids. An answer that has left the script (because other models have a say)
+    longest one; after the script's end, on the end ids, and some on what closes an open string or object (a model that must write
+    JSON and would rather have ended comes to an end). An answer that has left the script (because other models have a say)
     is continued with the script from the same length on, so every answer ends. The rest of the probability is spread over
     the vocabulary, pseudo-randomly by seed and history.
     """
@@ -101,7 +105,9 @@ class FakeModel:
         return b"".join(self.vocabulary.tokens[id] for id in ids)
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt's token ids."""
+        """The prompt's token ids. A raw prompt's, with a separator behind them: its end has to show in a history."""
+        if (raw := raw_ids(messages)) is not None:
+            return [*raw, self.separator]
         ids: list[int] = []
         for message in messages:
             ids += [self.start, *self.encode(message.role.encode()), self.separator]
@@ -115,7 +121,9 @@ class FakeModel:
         return history[:at], history[at:]
 
     def messages(self, prompt: Sequence[int]) -> tuple[Message, ...]:
-        """The conversation of a rendered prompt."""
+        """The conversation of a rendered prompt. A raw prompt is what a user said."""
+        if prompt and prompt[0] != self.start:
+            return (Message("user", self.decode(prompt).decode(errors="replace")),)
         turns: list[list[list[int]]] = []
         for id in prompt:
             if id == self.start:
@@ -154,6 +162,11 @@ class FakeModel:
         weights = 0.2 ** np.arange(len(ids), dtype=np.float64)  # the first has at least 0.8
         mass = np.zeros(len(self), dtype=np.float64)
         mass[ids] = weights / weights.sum()
+        closing = [] if rest else [self._ids[text] for text in _CLOSING if text in self._ids]
+        if closing:
+            shares = 0.1 * 0.5 ** np.arange(1, len(closing) + 1, dtype=np.float64)
+            mass *= 1.0 - shares.sum()
+            mass[closing] = shares
         return mass
 
     def _noise(self, history: tuple[int, ...]) -> Probabilities:

@@ -2,10 +2,10 @@
 
     python -m backends.fake.server --port 8001 --name alpha --answer "{last}? Forty-two." [--dialect llama.cpp]
 
-Speaks chat completions (streamed and not), completions from token ids with log-probabilities, `/v1/models`, and of its
-dialect what token sessions need: vLLM's `/tokenize`, or llama.cpp's `/apply-template`, `/tokenize`, `/props`. For tests of the
-HTTP backend, for load tests without a model, and for trying the gateway on a laptop. It is no model server: it binds to the
-loopback unless told otherwise and knows one request field in ten.
+Speaks chat completions (streamed and not), completions of texts and of token ids with log-probabilities, embeddings,
+`/v1/models`, and of its dialect what token sessions need: vLLM's `/tokenize`, or llama.cpp's `/apply-template`, `/tokenize`,
+`/props`. For tests of the HTTP backend, for load tests without a model, and for trying the gateway on a laptop. It is no model
+server: it binds to the loopback unless told otherwise and knows one request field in ten.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from backends.errors import (
 from backends.fake.backend import FakeBackend
 from backends.fake.model import cut, logs
 from backends.fake.settings import FakeSettings
+from backends.fake.text_routes import TextRoutes
 from backends.types import Message, Sampling, TextDelta, TextRequest
 
 Dialect = Literal["vllm", "llama.cpp", "plain"]
@@ -66,6 +67,7 @@ class FakeServer:
     ) -> None:
         self.backend = backend
         self.model = backend.model
+        self._texts = TextRoutes(backend)
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.headers: list[Mapping[str, str]] = []
         self._dialect = dialect
@@ -94,6 +96,9 @@ class FakeServer:
         if self._dialect != "plain":
             app.router.add_post("/v1/completions", self._completions)
             app.router.add_post("/tokenize", self._tokenize)
+            app.router.add_post("/v1/embeddings", self._texts.embeddings)
+        if self._dialect == "vllm":
+            app.router.add_post("/detokenize", self._texts.detokenize)
         if self._dialect == "llama.cpp":
             app.router.add_post("/apply-template", self._template)
             app.router.add_get("/props", self._props)
@@ -174,12 +179,12 @@ class FakeServer:
         head = {"id": "fake-1", "object": "chat.completion.chunk", "created": 0, "model": self.backend.name}
         return {**head, "choices": choices, **({"usage": usage} if usage else {})}
 
-    async def _completions(self, request: web.Request) -> web.Response:
-        """One token after a prompt of ids, with log-probabilities: what token sessions ask for."""
+    async def _completions(self, request: web.Request) -> web.StreamResponse:
+        """Text; or one token after a prompt of ids, with log-probabilities by id: what token sessions ask for."""
         body = orjson.loads(await request.read())
-        ids, k = body.get("prompt"), body.get("logprobs")
-        if not isinstance(ids, list) or body.get("max_tokens") != 1 or not isinstance(k, int):
-            raise RequestRejected(self.backend.name, "only token ids, max_tokens 1 and logprobs are served here")
+        if "return_tokens_as_token_ids" not in body and "n_probs" not in body:
+            return await self._texts.completions(request)
+        ids, k = body["prompt"], body["logprobs"]
         if any(not 0 <= id < len(self.model) for id in ids):
             raise RequestRejected(self.backend.name, "a token id is out of vocabulary")
         limit = self.backend.settings.context
@@ -232,6 +237,8 @@ class FakeServer:
         body = orjson.loads(await request.read())
         if self._dialect == "llama.cpp":
             return _json({"tokens": json.loads(body["content"]) if body.get("content") else []})
+        if "prompt" in body:
+            return _json(self._texts.tokens(body))
         ids = self.model.render(_messages(body))
         return _json({"count": len(ids), "max_model_len": self.backend.settings.context, "tokens": ids})
 

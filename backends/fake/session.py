@@ -52,6 +52,11 @@ class FakeSession:
         """Prompt and appended ids, for tests."""
         return tuple(self._ids)
 
+    def widen(self, k: int) -> bool:
+        before, k = self._k, k if self._settings.max_k is None else min(k, self._settings.max_k)
+        self._k = max(before, k)
+        return self._k > before
+
     async def step(self, append: Sequence[int] = ()) -> TopK:
         with self._call():
             await self._pass(append)

@@ -64,7 +64,9 @@ class Fault:
 class FakeSettings:
     """Settings of a fake model. All of it can be written in a configuration file (`from_mapping`).
 
-    answer: what it says; `{name}` is the model's name, `{last}` the text of the last user turn. The default echoes.
+    answer: what it says; `{name}` is the model's name, `{last}` the text of the last user turn. The default echoes. Where tools
+        are offered, `<tool_call>\\n{"name": …, "arguments": {…}}\\n</tool_call>` in it is a call; results stand in the last user
+        turn, as `<tool_response>`.
     rules: the first that matches replaces `answer`.
     reasoning: text streamed as reasoning before the answer.
     split: what one delta is: a "token" of its vocabulary, a "character", a "word" with the space before it, or the "whole".

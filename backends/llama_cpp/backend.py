@@ -20,9 +20,10 @@ from backends.llama_cpp.template import TemplateRefused
 from backends.llama_cpp.vocab import vocabulary_of
 from backends.llama_cpp.worker import Read
 from backends.protocol import Session
+from backends.raw import raw_ids
 from backends.seats import Seats
 from backends.textout import TextOut
-from backends.types import Message, TextDelta, TextEnd, TextEvent, TextRequest, Usage, Vocabulary
+from backends.types import Message, Sampling, TextDelta, TextEnd, TextEvent, TextRequest, Usage, Vocabulary
 
 _SHORT = 4000
 """Characters of a conversation up to which rendering and encoding it does not hold up the event loop (about 1 ms)."""
@@ -55,6 +56,16 @@ class LlamaCppBackend:
     @property
     def turn_stops(self) -> tuple[str, ...]:
         return self._engine.turn_stops if self._engine is not None else ()
+
+    @property
+    def seats(self) -> Seats:
+        """See `backends.protocol.SeatedBackend`."""
+        return self._seats
+
+    @property
+    def default_sampling(self) -> Sampling:
+        """What holds where a request says nothing; whoever drives a session of this model alone does as its streams do."""
+        return Sampling(temperature=self._settings.temperature, top_p=self._settings.top_p)
 
     async def start(self) -> None:
         """Load the model in a thread. Raises BackendUnavailable."""
@@ -98,9 +109,10 @@ class LlamaCppBackend:
     ) -> AsyncIterator[Session]:
         if k < 1:
             raise ValueError("k is at least 1")
-        read = read_top(min(k, self._settings.k_max or k))
-        async with self._admit(messages, max_tokens, read) as (lane, leave):
-            yield LlamaCppSession(lane, leave)
+        k_max = self._settings.k_max
+        k = min(k, k_max or k)
+        async with self._admit(messages, max_tokens, read_top(k)) as (lane, leave):
+            yield LlamaCppSession(lane, leave, k, k_max)
 
     def stream(self, request: TextRequest) -> AbstractAsyncContextManager[AsyncIterator[TextEvent]]:
         """See the protocol. `max_tokens` beyond what the context has left is cut to it."""
@@ -111,7 +123,9 @@ class LlamaCppBackend:
         draw = Draw(request.sampling, self._settings.temperature, self._settings.top_p)
         vocabulary = await self.vocabulary()
         async with self._admit(request.messages, None, draw) as (lane, _):
-            stops = (*request.sampling.stop, *self.turn_stops)
+            stops = request.sampling.stop
+            if raw_ids(request.messages) is None:
+                stops = (*stops, *self.turn_stops)
             async with aclosing(_events(lane, vocabulary, TextOut(stops), request.sampling.max_tokens)) as events:
                 yield events
 
@@ -146,8 +160,22 @@ class LlamaCppBackend:
         finally:
             leave()
 
+    async def encode(self, text: str, *, special: bool = True) -> list[int]:
+        if len(text) <= _SHORT:
+            return self._running().prompter.encode_text(text, special)
+        async with self._building:
+            return await anyio.to_thread.run_sync(self._running().prompter.encode_text, text, special)
+
+    async def render(self, messages: Sequence[Message]) -> list[int]:
+        return await self._encode(messages)
+
+    async def context_size(self) -> int:
+        return self._running().context.room
+
     async def _encode(self, messages: Sequence[Message]) -> list[int]:
         engine = self._running()
+        if (raw := raw_ids(messages)) is not None:
+            return list(raw)
         try:
             if sum(len(message.content) for message in messages) <= _SHORT:
                 return engine.prompter.encode(messages)

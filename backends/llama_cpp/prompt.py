@@ -100,14 +100,21 @@ class Prompter:
                 raise TemplateRefused(f"the role must be one of {', '.join(sorted(ROLES))}")
         mark = _unused_character(turns)
         guarded = [{**_guarded(turn, self._controls, mark), "role": turn["role"]} for turn in turns]
-        rendered = self._template.render(guarded)
+        return self._encoded(self._template.render(guarded), mark)
+
+    def encode_text(self, text: str, special: bool = True) -> list[int]:
+        """Ids of a text that is the whole prompt: control tokens are recognised in it. special: with BOS, once, where the model
+        wants it."""
+        return self._encoded(text, _unused_character([{"": text}]), special)
+
+    def _encoded(self, text: str, mark: str, special: bool = True) -> list[int]:
         ids: list[int] = []
-        for part in self._controls.split(rendered, mark):
+        for part in self._controls.split(text, mark):
             if isinstance(part, int):
                 ids.append(part)
             else:
                 ids.extend(self._model.tokenize(part.encode(errors="replace")))
-        if self._add_bos and self._bos is not None and ids[:1] != [self._bos]:
+        if special and self._add_bos and self._bos is not None and ids[:1] != [self._bos]:
             ids.insert(0, self._bos)
         return ids
 

@@ -27,14 +27,24 @@ def read_top(k: int) -> Read:
 class LlamaCppSession:
     """See `backends.protocol.Session`. After a call that was cancelled, only `close` is left."""
 
-    def __init__(self, lane: Lane, leave: Callable[[], None]) -> None:
-        """lane: one that reads by `read_top`. leave: gives the seat back; idempotent."""
+    def __init__(self, lane: Lane, leave: Callable[[], None], k: int, k_max: int | None = None) -> None:
+        """lane: one that reads by `read_top(k)`. leave: gives the seat back; idempotent. k_max: the largest k there can be."""
         self._lane = lane
         self._leave = leave
+        self._k = k
+        self._k_max = k_max
 
     @property
     def prompt_tokens(self) -> int:
         return self._lane.prompt_tokens
+
+    def widen(self, k: int) -> bool:
+        k = min(k, self._k_max or k)
+        if k <= self._k:
+            return False
+        self._k = k
+        self._lane.read_by(read_top(k))
+        return True
 
     async def step(self, append: Sequence[int] = ()) -> TopK:
         if len(append) == 0:

@@ -6,9 +6,13 @@
 Model: a plan is a graph of stages; each stage is one task that starts when the answers it reads are complete, so what does
 not depend on each other runs side by side. Leaving the block cancels every task and frees every session. An error in any
 stage ends the run and is raised from the iterator as that stage's own exception (never as an ExceptionGroup).
+
+`check` refuses what a plan can't give before anything runs. `stages` runs a model's own stream of text, `fused` all text that comes out of
+token sessions: a group's, and that of a single model where a request has a say in its every token. `group` holds the sessions and
+drops members that fail, `tokens` gives text and its log-probabilities out together.
 """
 
-from strategies.engine.options import Options
+from strategies.engine.options import Constraint, Options, Tool, Tools
 from strategies.engine.run import run
 
-__all__ = ["Options", "run"]
+__all__ = ["Constraint", "Options", "Tool", "Tools", "run"]

@@ -1,30 +1,51 @@
 """What a running plan reports, in order of time.
 
-Per stage: one `StageStarted`, any number of `Delta`, one `StageFinished`. Stages that do not depend on each other
-interleave. The last stage's `Delta`s are the answer. After its `StageFinished` comes one `Finished`, then nothing.
+Per stage: one `StageStarted`, any number of `Delta`, `MemberDropped` and `Recorded`, one `StageFinished`. Stages that do not depend
+on each other interleave. The last stage's `Delta`s are the answer. After its `StageFinished` comes one `Finished`, then nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backends.types import Usage
-from strategies.fusion.meters import Meters
+from backends.types import TokenLogprob, ToolCallDelta, Usage
+from strategies.fusion.meters import Certificate, Meters
 
 
 @dataclass(frozen=True, slots=True)
 class BranchReport:
-    """What one model spent in a stage."""
+    """What one model spent in a stage. seconds: of a group's member, how long its forward passes were waited for in all."""
 
     model: str
     role: str
     usage: Usage
     weight: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A member that left a group before the answer was whole.
+
+    branch: index in the stage's branches. model: its name. piece: how many pieces had been said by then. reason: for clients to
+    read. late: it was too slow, not broken.
+    """
+
+    branch: int
+    model: str
+    piece: int
+    reason: str
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """A finished stage. seconds: from its start to its last token; first_token: to its first (None if it wrote nothing)."""
+    """A finished stage. seconds: from its start to its last token; first_token: to its first (None if it wrote nothing).
+
+    dropped: members that left on the way, in the order in which they did; from then on the others' weights were scaled to one.
+    waited: of a group, seconds in which it waited for its members (their forward passes, and the way there and back); own: seconds of
+    its steps in which it did not: choosing, committing, handing on.
+    """
 
     stage: int
     branches: tuple[BranchReport, ...]
@@ -32,6 +53,9 @@ class StageReport:
     first_token: float | None
     finish_reason: str
     meters: Meters | None = None
+    dropped: tuple[Dropped, ...] = ()
+    waited: float | None = None
+    own: float | None = None
 
     @property
     def usage(self) -> Usage:
@@ -46,12 +70,50 @@ class StageStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class StageRestarted:
+    """A stage's model failed, and the stage begins anew: what its `Delta`s have said so far is void. Never the last stage."""
+
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
-    """More text of a stage. `reasoning`: text that the model's server itself marked as reasoning."""
+    """More of a stage's text or tool calls. `reasoning`: text that the model's server itself marked as reasoning.
+
+    tokens: where log-probabilities were asked for, those that make up `text`.
+    """
 
     stage: int
     text: str
     reasoning: str = ""
+    tokens: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MemberDropped:
+    """A group goes on without one of its members. Told at once; the stage's report has it too."""
+
+    stage: int
+    dropped: Dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """How a group came to a piece, where a record was asked for; one event per piece, the end included.
+
+    piece: number of the piece, from 0. text: its bytes, empty at the end. probability: the pooled one. certificate: how certain it was.
+    members: per branch its own probability of the piece; None: it was not asked, or left before.
+    others: who would have said something else: (index of the branch, the bytes, its own probability of them); empty bytes: the end.
+    """
+
+    stage: int
+    piece: int
+    text: bytes
+    probability: float
+    certificate: Certificate
+    members: tuple[float | None, ...]
+    others: tuple[tuple[int, bytes, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,4 +132,4 @@ class Finished:
     stages: tuple[StageReport, ...]
 
 
-Event = StageStarted | Delta | StageFinished | Finished
+Event = StageStarted | StageRestarted | Delta | MemberDropped | Recorded | StageFinished | Finished

@@ -11,9 +11,23 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from backends.catalog import Catalog
 from backends.types import Message, Usage
-from strategies.engine.events import Delta, Event, Finished, StageFinished, StageReport, StageStarted
+from strategies.engine.again import run_unless_broken
+from strategies.engine.check import by_session, check
+from strategies.engine.events import (
+    Delta,
+    Event,
+    Finished,
+    MemberDropped,
+    Recorded,
+    StageFinished,
+    StageReport,
+    StageRestarted,
+    StageStarted,
+)
+from strategies.engine.fused import run_fused
 from strategies.engine.options import Options
-from strategies.engine.stages import Job, run_fused, run_text
+from strategies.engine.stages import Job
+from strategies.engine.watching import watched
 from strategies.planning.plan import Plan, TextStage, branches
 from strategies.prompting import cut_reasoning
 
@@ -63,8 +77,8 @@ async def _stages(
     texts: dict[int, str] = {}
     reports: dict[int, StageReport] = {}
 
-    async def emit(delta: Delta) -> None:
-        await send.send(delta)
+    async def emit(event: Delta | MemberDropped | Recorded | StageRestarted) -> None:
+        await send.send(event)
 
     async def run_stage(index: int) -> None:
         stage = plan.stages[index]
@@ -74,7 +88,14 @@ async def _stages(
         last = index == len(plan.stages) - 1
         job = Job(index, last, plan.shape, messages, texts, options, catalog, emit)
         await send.send(StageStarted(index))
-        text, report = await (run_text(stage, job) if isinstance(stage, TextStage) else run_fused(stage, job))
+        group = by_session(stage, options, catalog, last=last)
+        with watched(index, stage, plan.shape) as tell:
+            if group is not None:
+                text, report = await run_fused(group, job)
+            else:
+                assert isinstance(stage, TextStage)
+                text, report = await run_unless_broken(stage, job)
+            tell(report)
         for branch in branches(stage):
             if marks := catalog[branch.model].reasoning:
                 text = cut_reasoning(text, marks)
@@ -91,6 +112,11 @@ async def _stages(
             await send.send(_Failure(error))
 
     async with send:
+        try:
+            await check(plan, options, catalog)
+        except Exception as error:  # noqa: BLE001 - the reader of the events raises it
+            await send.send(_Failure(error))
+            return
         async with anyio.create_task_group() as tasks:
             for index in range(len(plan.stages)):
                 tasks.start_soon(contained, index)

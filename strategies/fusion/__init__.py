@@ -15,39 +15,46 @@ of the unlisted probabilities could change its winner.
 Cost per piece and member: O(k) dictionary operations on the k listed tokens, some tens of microseconds for k = 20; several times
 that for a piece whose winner has to be looked up. `modelnet bench` measures it.
 
+`pool` holds what all pools have in common and asks a subclass for its formula and its bounds (`linear`, `geometric`, `entropy`, `gated`);
+`field` is what else has a say about the next piece (a guide, penalties, biases), `telling` what is told about it; `registry` finds
+fusers by name, those of others too, and `testing` is the contract that all of them keep.
+
 Everything here is pure and synchronous (`base.Fuser` says in what order); the engine does the waiting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-
-from backends.types import Vocabulary
-from strategies.fusion.base import Commit, Fuser, Lookup, Node, NothingToSay, route
+from strategies.fusion.base import Commit, Detail, Fuser, Guide, Lookup, Node, NothingToSay, Tell, root, route
 from strategies.fusion.chooser import Chooser, Greedy, Sampler, chooser_for
 from strategies.fusion.linear import LinearPool
-from strategies.fusion.meters import Meters
+from strategies.fusion.meters import Certificate, Meters
+from strategies.fusion.registry import FUSERS, FuserError, FuserFactory, fuser_names, fuser_of
+from strategies.fusion.shaping import Shaping
 from strategies.fusion.union_topk import UnionTopK
-
-FuserFactory = Callable[[Sequence[Vocabulary], Sequence[float], Chooser], Fuser]
-
-FUSERS: Mapping[str, FuserFactory] = {"linear": LinearPool, "union-top-k": UnionTopK}
-"""Fusers by the name that a configuration gives them."""
 
 __all__ = [
     "FUSERS",
+    "Certificate",
     "Chooser",
     "Commit",
+    "Detail",
     "Fuser",
+    "FuserError",
     "FuserFactory",
     "Greedy",
+    "Guide",
     "LinearPool",
     "Lookup",
     "Meters",
     "Node",
     "NothingToSay",
     "Sampler",
+    "Shaping",
+    "Tell",
     "UnionTopK",
     "chooser_for",
+    "fuser_names",
+    "fuser_of",
+    "root",
     "route",
 ]

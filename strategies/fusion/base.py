@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.types import LogProbs, TopK
-from strategies.fusion.meters import Meters
+from strategies.fusion.meters import Certificate, Meters
 from strategies.vocabulary import Continuing
 
 Found = tuple[Continuing, NDArray[np.float64]]
@@ -86,6 +86,13 @@ class Node:
         self.found = NOTHING_FOUND
 
 
+def root(node: Node) -> Node:
+    """Where the node's member began: behind its prompt."""
+    while node.parent is not None:
+        node = node.parent
+    return node
+
+
 def route(here: Node, there: Node) -> tuple[int, list[int]]:
     """How to get a session from one node to another: ids to drop, then ids to append."""
     append: list[int] = []
@@ -123,16 +130,44 @@ class Guide(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Tell:
+    """What a fuser is to tell about every piece, beside the piece. top: how many of the likeliest pieces. members: what each
+    member thought of it."""
+
+    top: int = 0
+    members: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What was asked for by `Tell`. Log-probabilities are nats of the pooled distribution as it is before penalties, biases, a
+    temperature or a guide change it.
+
+    top: the likeliest pieces of text (never the end), likeliest first. members: per member its own probability of the piece; None: it was
+    not asked. others: members that would have said something else: (member, bytes, its own probability of them; empty bytes: the end).
+    """
+
+    logprob: float
+    certificate: Certificate
+    top: tuple[tuple[bytes, float], ...] = ()
+    members: tuple[float | None, ...] = ()
+    others: tuple[tuple[int, bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
-    """What the group said. `probability` is the pooled one; `end`: the text is over and `text` is empty."""
+    """What the group said. `probability` is the pooled one; `end`: the text is over and `text` is empty. detail: if asked for."""
 
     text: bytes
     end: bool
     probability: float
+    detail: Detail | None = None
 
 
 class Fuser(Protocol):
-    """One group's answer in the making."""
+    """One group's answer in the making. certifies: whether its steps can be certain at all, given long enough lists."""
+
+    certifies: ClassVar[bool]
 
     def due(self) -> Sequence[Sequence[Node]]:
         """Per member, the nodes to be evaluated now; empty where nothing is needed."""
@@ -153,6 +188,10 @@ class Fuser(Protocol):
 
     def commit(self) -> Commit:
         """Choose the next piece and advance every member."""
+        ...
+
+    def drop(self, member: int) -> None:
+        """Go on without this member, the weights of the others scaled to one. Never called for the last one left."""
         ...
 
     @property

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Certificate = Literal["certified", "looked_up", "uncertified", "sampled"]
+"""How certain one piece was, in the words of `Meters`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +20,8 @@ class Meters:
     drift: times a member had to be set on a new tokenization of the last piece or pieces (repairs).
     lost_mass: probability mass of dropped readings, summed over the pieces, mean over members by weight; worst_lost: largest
     loss of one member in one piece. passes: forward passes, all members.
+    widened: how often the members' lists were made longer because certificates failed (also the engine's to add).
+    saved: forward passes that members were spared because the group went on without asking them (the gated fuser).
     """
 
     pieces: int = 0
@@ -28,3 +34,5 @@ class Meters:
     lost_mass: float = 0.0
     worst_lost: float = 0.0
     passes: int = 0
+    saved: int = 0
+    widened: int = 0

@@ -11,7 +11,9 @@ lists as well, and `node.masses` has their sum.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,9 @@ from strategies.vocabulary import Continuing, Speller
 
 MOST_LISTED = 64
 """Tokens of a looked-up piece that stay listed when the group says the piece."""
+
+FEW = 16
+"""So many pieces are quicker one by one than all at once."""
 
 NEGLIGIBLE = 1e-7
 """Share of a member's mass below which a pending reading is dropped (and metered): it can't decide anything any more."""
@@ -156,16 +161,19 @@ class Readings:
         if node.outside <= 0.0 or node not in self._nodes:
             return ()
         ids: list[int] = []
+        resolved = set(node.resolved)
+        counted = Counter(node.nexts).__getitem__ if len(pieces) > FEW else node.nexts.count
         for piece in pieces:
-            if piece not in node.resolved:
+            if piece not in resolved:
                 found = self.speller.continuing(node.said, node.spoken, piece, self._pieces[piece])
-                unlisted = len(found.ids) - node.nexts.count(piece)
+                unlisted = len(found.ids) - counted(piece)
                 if unlisted == 0:
-                    node.resolved = {*node.resolved, piece}
+                    resolved.add(piece)
                 elif unlisted <= most:
                     most -= unlisted
                     ids += found.ids
                     self._asked.append((piece, found))
+        node.resolved = resolved
         return tuple(ids)
 
     def supply(self, logprobs: LogProbs) -> None:
@@ -174,25 +182,77 @@ class Readings:
         if view is None or view.masses is node.masses:
             view = self._view = None
         probs = np.exp(logprobs)
-        start = 0
-        for piece, found in self._asked:
+        all_found, start = dict(node.found), 0
+        for (piece, found), mass in zip(self._asked, self._sums(probs), strict=True):
             stop = start + len(found.ids)
-            mine = probs[start:stop]
+            all_found[piece] = found, probs[start:stop]
             start = stop
-            mass = float(mine.sum())
             more = mass - node.masses.get(piece, 0.0)
             node.masses[piece] = mass
             node.seen += more
             node.outside -= more
-            node.found = {**node.found, piece: (found, mine)}
-            node.resolved = {*node.resolved, piece}
             if view is not None:  # other nodes' masses may be thousands: they are not merged again
                 view.masses[piece] = view.masses.get(piece, 0.0) + node.weight * more
                 view.seen += node.weight * more
+        node.found = all_found
+        node.resolved = {*node.resolved, *[piece for piece, _ in self._asked]}
         node.outside = max(0.0, node.outside)
         if view is not None:
             view.unseen = sum([n.weight * n.outside for n in self._nodes], 0.0)
             view.fresh = sum([n.weight * n.outside for n in self._nodes if n.at == 0], 0.0)
+
+    def weigh(self, logprobs: LogProbs) -> tuple[dict[int, float], bool]:
+        """The values that `missing` asked for, only looked at: nothing here changes by them.
+
+        Piece → mass on it beyond the view's; and whether these are parts of what the view takes to lie outside its lists.
+        """
+        node = self.position
+        masses = zip(self._asked, self._sums(np.exp(logprobs)), strict=True)
+        more = {piece: node.weight * (mass - node.masses.get(piece, 0.0)) for (piece, _), mass in masses}
+        return more, node.at == 0
+
+    def _sums(self, probs: NDArray[np.float64]) -> list[float]:
+        """Of each piece that was asked for, the sum over its tokens; there are some for all of them."""
+        lengths = [len(found.ids) for _, found in self._asked]
+        if len(lengths) <= FEW:
+            ends = list(accumulate(lengths))
+            return [float(probs[end - length : end].sum()) for length, end in zip(lengths, ends, strict=True)]
+        sums: list[float] = np.add.reduceat(probs, np.cumsum([0, *lengths[:-1]])).tolist()
+        return sums
+
+    def restart(self) -> bool:
+        """Say what is pending in whole tokens, and be asked anew: nothing that was pending may be said. False: nothing is pending."""
+        pending = [node for node in self._nodes if node.said]
+        if not pending:
+            return False
+        last = max(pending, key=lambda n: n.weight)
+        for node in self._nodes:
+            node.forget()
+        self._nodes, self._view = [], None
+        self._start_over(last, self.speller.encode(last.said, last.spoken[-1]))
+        return True
+
+    def catch_up(self, missed: Sequence[int]) -> None:
+        """The group has said these pieces without asking this member: it is to read them, in tokens of its own, in one pass."""
+        base, tail = self._behind(missed)
+        for node in self._nodes:
+            node.forget()
+        self._nodes, self._view = [], None
+        self._start_over(base, self._read(tail, missed))
+
+    def passes_behind(self, missed: Sequence[int]) -> int:
+        """Forward passes that reading these pieces as they came would have taken."""
+        base, tail = self._behind(missed)
+        return (len(self._read(tail, missed)) if missed else 0) + (base in self.due)
+
+    def _behind(self, missed: Sequence[int]) -> tuple[Node, bytes]:
+        """The likeliest place that this member has reached, and what was said since."""
+        base = self.due[-1] if self.due else max(self._nodes, key=lambda n: n.weight, default=self.position)
+        return base, base.said + b"".join([self._pieces[piece] for piece in missed])
+
+    def _read(self, tail: bytes, pieces: Sequence[int]) -> Sequence[int]:
+        """Tokens that say `tail`, the last pieces of which are `pieces`."""
+        return pieces if self.speller.same else self.speller.encode(tail, pieces[-1])
 
     def advance(self, piece: int) -> None:
         """The group said `piece` (not an end): keep what fits, tokenize anew if nothing does, note what is due next."""
@@ -209,7 +269,7 @@ class Readings:
         self._settle(pending, done, unlisted)
         if not self._nodes and not self.due:
             self.repaired = bool(before)  # a single unlisted token in its own right is no new tokenization
-            self._start_over(last, before + said, piece)
+            self._start_over(last, self.speller.encode(before + said, piece))
         for node in earlier:
             if node not in self._nodes:
                 node.forget()
@@ -320,13 +380,13 @@ class Readings:
         kept.reverse()  # the likeliest last, so that the session stands where the text most likely goes on
         self.due = kept
 
-    def _start_over(self, boundary: Node, tail: bytes, piece: int) -> None:
-        """No reading fits: say the tail behind the last token boundary in tokens of the member's own, and go on from there.
+    def _start_over(self, boundary: Node, tokens: Sequence[int]) -> None:
+        """No reading fits: go on from the last token boundary with these tokens of the member's own, which say what came behind it.
 
         Where the member has no token for any of it, it goes on from the boundary, as if nothing had been said.
         """
         node = boundary
-        for token in self.speller.encode(tail, piece):
+        for token in tokens:
             node = Node(node, token)
         node.start()
         self.due = [node]

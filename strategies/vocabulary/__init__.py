@@ -12,7 +12,7 @@ Cost. Building the tables for a quarter of a million tokens takes a few tenths o
 models; spellings are worked out when first asked for and kept.
 """
 
-from strategies.vocabulary.inventory import Continuing, Inventory, Speller, inventory_of
+from strategies.vocabulary.inventory import Continuing, Inventory, Speller, forget_inventories, inventory_of
 from strategies.vocabulary.table import Table, table_of
 
-__all__ = ["Continuing", "Inventory", "Speller", "Table", "inventory_of", "table_of"]
+__all__ = ["Continuing", "Inventory", "Speller", "Table", "forget_inventories", "inventory_of", "table_of"]

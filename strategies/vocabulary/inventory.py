@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,27 +19,26 @@ MOST_COUNTS, MOST_LISTS = 200_000, 10_000
 """Counts and lists of tokens that a speller remembers before it forgets them all."""
 
 
-class Inventory:
-    """Pieces of a set of vocabularies. Immutable but for the spellings it remembers.
+class Common:
+    """What a set of tokenizers has in common, whoever uses them and in whatever order. Immutable but for what it remembers.
 
-    same: whether all members share one tokenizer; then a piece id is a token id, and end ids are pieces of their own.
-    pieces: piece id → bytes. ends: piece ids that end the text. spellers: one per vocabulary, in the order given.
+    pieces: piece id → bytes. ends: piece ids that end the text. spellers: fingerprint → how that tokenizer's tokens are spelled.
     """
 
     __slots__ = ("ends", "most", "pieces", "same", "spellers")
 
     def __init__(self, vocabularies: Sequence[Vocabulary]) -> None:
+        """vocabularies: with different fingerprints."""
         self.most = _Most(self)
-        """piece → the most tokens that any member has that begin with its bytes."""
-        self.same = len({vocabulary.fingerprint for vocabulary in vocabularies}) == 1
+        """piece → the most tokens that any of the tokenizers has that begin with its bytes."""
+        self.same = len(vocabularies) == 1
         self.pieces: Sequence[bytes]
         self.ends: frozenset[int]
         tables = [table_of(vocabulary) for vocabulary in vocabularies]
         if self.same:
             self.pieces = vocabularies[0].tokens
             self.ends = vocabularies[0].end_ids
-            shared = Speller(tables[0], self.pieces, None)
-            self.spellers = tuple(shared for _ in tables)
+            self.spellers = {vocabularies[0].fingerprint: Speller(tables[0], self.pieces, None)}
             return
         common = set.intersection(*(set(table.by_bytes) for table in tables))
         common.update(bytes([value]) for value in range(256))
@@ -47,25 +46,43 @@ class Inventory:
         self.ends = frozenset((END,))
         index = {text: piece for piece, text in enumerate(self.pieces)}
         longest = max(map(len, common))
-        by_table: dict[int, Speller] = {}
-        for table in tables:
-            if id(table) not in by_table:
-                by_table[id(table)] = Speller(table, self.pieces, (index, longest))
-        self.spellers = tuple(by_table[id(table)] for table in tables)
+        self.spellers = {
+            table.vocabulary.fingerprint: Speller(table, self.pieces, (index, longest)) for table in tables
+        }
 
 
 class _Most(dict[int, int]):
     """Counts; fills itself as the speller does."""
 
-    __slots__ = ("_inventory",)
+    __slots__ = ("_common",)
 
-    def __init__(self, inventory: Inventory) -> None:
+    def __init__(self, common: Common) -> None:
         super().__init__()
-        self._inventory = inventory
+        self._common = common
 
     def __missing__(self, piece: int) -> int:
-        self[piece] = most = max(speller.beginning[piece] for speller in self._inventory.spellers)
+        self[piece] = most = max(speller.beginning[piece] for speller in self._common.spellers.values())
         return most
+
+
+class Inventory:
+    """Pieces of a group: what its tokenizers have in common, seen from its members.
+
+    same: whether all members share one tokenizer; then a piece id is a token id, and end ids are pieces of their own.
+    pieces: piece id → bytes. ends: piece ids that end the text. spellers: one per member, in the order given. most: see `Common`.
+    """
+
+    __slots__ = ("ends", "most", "pieces", "same", "spellers")
+
+    def __init__(self, vocabularies: Sequence[Vocabulary], common: Common | None = None) -> None:
+        common = common or Common(distinct(vocabularies))
+        self.same, self.pieces, self.ends, self.most = common.same, common.pieces, common.ends, common.most
+        self.spellers = tuple(common.spellers[vocabulary.fingerprint] for vocabulary in vocabularies)
+
+
+def distinct(vocabularies: Sequence[Vocabulary]) -> list[Vocabulary]:
+    """One for each fingerprint, in the order of these."""
+    return [one for _, one in sorted({vocabulary.fingerprint: vocabulary for vocabulary in vocabularies}.items())]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,7 +241,29 @@ class _Firsts(dict[int, int]):
         return first
 
 
-@lru_cache(maxsize=8)
-def inventory_of(vocabularies: tuple[Vocabulary, ...]) -> Inventory:
-    """The inventory of a set of vocabularies, built once per set."""
-    return Inventory(vocabularies)
+KEPT = 8
+"""Sets of tokenizers whose pieces are remembered, those that were worked out last."""
+
+_kept: dict[tuple[str, ...], Common] = {}
+_keeping = Lock()
+
+
+def inventory_of(vocabularies: Sequence[Vocabulary]) -> Inventory:
+    """The inventory of a group. What its tokenizers have in common is worked out once per set of them, and then remembered."""
+    members = distinct(vocabularies)
+    key = tuple(vocabulary.fingerprint for vocabulary in members)
+    common = _kept.get(key)
+    if common is None:
+        with _keeping:  # whoever else wants it waits, instead of working it out too
+            common = _kept.get(key)
+            if common is None:
+                common = _kept[key] = Common(members)
+                while len(_kept) > KEPT:
+                    del _kept[next(iter(_kept))]
+    return Inventory(vocabularies, common)
+
+
+def forget_inventories() -> None:
+    """For measuring what working them out costs."""
+    with _keeping:
+        _kept.clear()

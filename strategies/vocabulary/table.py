@@ -15,15 +15,16 @@ class Table:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
+        ends = vocabulary.end_ids
         by_bytes: dict[bytes, tuple[int, ...]] = {}
         for token, text in enumerate(vocabulary.tokens):
-            if text and token not in vocabulary.end_ids:
-                by_bytes[text] = (*by_bytes.get(text, ()), token)
+            if text and token not in ends:
+                by_bytes[text] = (*by_bytes[text], token) if text in by_bytes else (token,)
         self.by_bytes = by_bytes
         """bytes → ids that say just them, ascending (SentencePiece may have `a` twice: as text and as a byte)."""
-        pairs = sorted((text, token) for text, tokens in by_bytes.items() for token in tokens)
-        self.keys = [text for text, _ in pairs]
-        self.ids = [token for _, token in pairs]
+        tokens = vocabulary.tokens
+        self.ids = sorted([id for id, text in enumerate(tokens) if text and id not in ends], key=tokens.__getitem__)
+        self.keys = [tokens[id] for id in self.ids]
         """The text tokens' bytes in byte order, and their ids."""
         self._longest = max(map(len, by_bytes), default=0)
 

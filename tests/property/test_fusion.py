@@ -2,102 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.types import TopK, Vocabulary
-from strategies.fusion import Fuser, Greedy, LinearPool, Node, Sampler, UnionTopK, route
+from backends.types import Vocabulary
+from strategies.fusion import Greedy, LinearPool, Node, Sampler, UnionTopK
+from strategies.fusion.testing import ALPHABET, Driver, mass, model, vocabulary
 from strategies.vocabulary import inventory_of
-
-ALPHABET = b"abc"
-Model = Callable[[tuple[int, ...]], np.ndarray]
-
-
-def vocabulary(rng: random.Random, extra: int) -> Vocabulary:
-    """Single letters, some longer words over the same letters, two ends, one control id, in shuffled order."""
-    words = {bytes([c]) for c in ALPHABET}
-    while len(words) < len(ALPHABET) + extra:
-        words.add(bytes(rng.choice(ALPHABET) for _ in range(rng.randint(2, 4))))
-    tokens = [*sorted(words), b"", b"", b""]
-    order = list(range(len(tokens)))
-    rng.shuffle(order)
-    shuffled = [tokens[i] for i in order]
-    empty = [i for i, text in enumerate(shuffled) if not text]
-    digest = hashlib.sha256(repr((shuffled, empty)).encode()).hexdigest()
-    return Vocabulary(tuple(shuffled), frozenset(empty[:2]), digest)
-
-
-def model(seed: int, size: int, sharpness: float = 2.0) -> Model:
-    """A distribution for every history, drawn from a hash of it: nothing about it is smooth or kind."""
-
-    def probs(history: tuple[int, ...]) -> np.ndarray:
-        digest = hashlib.sha256(repr((seed, history)).encode()).digest()
-        draw = np.random.default_rng(int.from_bytes(digest[:8], "big")).normal(size=size) * sharpness
-        weights = np.exp(draw - draw.max())
-        return weights / weights.sum()
-
-    return probs
-
-
-def top(probs: np.ndarray, k: int) -> TopK:
-    order = np.lexsort((np.arange(len(probs)), -probs))[:k]
-    outside = 0.0 if k >= len(probs) else float(max(0.0, 1.0 - probs[order].sum()))
-    return TopK(order.astype(np.int32), np.log(probs[order]), outside)
-
-
-class Driver:
-    """Makes the calls that the engine makes, on models that are functions."""
-
-    def __init__(self, fuser: Fuser, models: Sequence[Model], k: int = 10**6) -> None:
-        self.fuser, self.models, self.k = fuser, models, k
-        self.places: list[Node] = [nodes[0] for nodes in fuser.due()]
-        self.histories: list[tuple[int, ...]] = [() for _ in models]
-
-    def ready(self) -> None:
-        for m, nodes in enumerate(self.fuser.due()):
-            for node in nodes:
-                drop, append = route(self.places[m], node)
-                self.histories[m] = (*self.histories[m][: len(self.histories[m]) - drop], *append)
-                self.places[m] = node
-                self.fuser.feed(m, node, top(self.models[m](self.histories[m]), self.k))
-        while wanted := self.fuser.wants():
-            for lookup in wanted:
-                probs = self.models[lookup.member](self.histories[lookup.member])
-                self.fuser.supply(lookup, np.log(probs[list(lookup.ids)]))
-
-    def text(self, pieces: int) -> tuple[list[bytes], bool]:
-        said = []
-        for _ in range(pieces):
-            self.ready()
-            commit = self.fuser.commit()
-            if commit.end:
-                return said, True
-            said.append(commit.text)
-        return said, False
-
-
-def mass(probs: Model, speller: dict[int, tuple[int, ...]], history: tuple[int, ...], rest: tuple[int, ...]) -> float:
-    """Probability that a model's text, spelled in pieces, begins with `rest` after `history`: over all token sequences."""
-    if not rest:
-        return 1.0
-    total = 0.0
-    for token, p in enumerate(probs(history)):
-        spelling = speller[token]
-        if not spelling:
-            continue
-        n = len(spelling)
-        if n <= len(rest) and spelling == rest[:n]:
-            total += p * mass(probs, speller, (*history, token), rest[n:])
-        elif spelling[: len(rest)] == rest:
-            total += p
-    return total
 
 
 @settings(max_examples=150, deadline=None)
@@ -197,7 +114,7 @@ def test_no_certificate_is_ever_wrong(seed: int, k: int) -> None:
     for _ in range(10):
         driver.ready()
         truth: dict[int, float] = {}
-        for weight, member, probs, speller in zip(weights, fuser._members, models, inventory.spellers, strict=True):
+        for weight, member, probs, speller in zip(weights, fuser.members, models, inventory.spellers, strict=True):
             masses: dict[int, float] = {}
             for node in member._nodes:
                 for token, p in enumerate(probs(path(node))):
@@ -273,7 +190,7 @@ def test_every_member_has_read_what_was_said(seed: int, k: int, beam: int) -> No
     said = b""
     for _ in range(20):
         driver.ready()
-        for member, history, table in zip(fuser._members, driver.histories, vocabularies, strict=True):
+        for member, history, table in zip(fuser.members, driver.histories, vocabularies, strict=True):
             read = b"".join(table.tokens[t] for t in history)
             assert (read + member.position.said).startswith(said) or said.startswith(read)
             for node in member._nodes:

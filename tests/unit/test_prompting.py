@@ -141,7 +141,7 @@ def test_the_language_is_that_of_the_last_user_message() -> None:
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ([], "prompt set: expected a mapping of default, single, si, pi, s2p, p2s, mixed, found list"),
+        ([], "prompt set: expected a mapping of default, single, si, pi, s2p, p2s, mixed, tools, found list"),
         ({"serial": {}}, "serial: unknown key, expected one of default, single"),
         ({"si": None}, "si: expected a mapping of solver, reviewer, verifier, found NoneType"),
         ({"si": {"judge": ""}}, "si.judge: unknown key"),

@@ -1,0 +1,261 @@
+"""The sessions of a group: each is taken where the fuser wants it, and one that fails is dropped or ends the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext, suppress
+from typing import TypeVar
+
+import anyio
+
+from backends.errors import BackendError, BackendTimeout, CapabilityMissing
+from backends.protocol import Session, WideningSession
+from backends.types import LogProbs
+from strategies.engine.events import Dropped
+from strategies.engine.options import FIRST_STEP, Options
+from strategies.fusion import Commit, Fuser, Lookup, Node, NothingToSay, root, route
+
+T = TypeVar("T")
+
+WATCHED = 16
+"""Pieces after which it is looked at how many of them were certain from the lists alone."""
+UNCERTAIN = 0.5
+"""If more than this part of them were not, the lists are made twice as long …"""
+WIDEST = 8
+"""… up to so many times what was asked for."""
+
+CLOSE_SECONDS = 1.0
+"""How long a dropped member's session may take to close; what it holds is freed at the latest at the end of the stage."""
+
+
+class Group:
+    """A fuser's members and where each of them stands.
+
+    Members are numbered as the fuser numbers them. names, branches: each one's model, and its place in the stage.
+    sessions: None for one that is dropped. opened: the same from the start on; an error stands for one that could not be opened.
+    pieces: said so far. passes: forward passes of all members. widened: times that lists were made longer. dropped: who left, in order.
+    waited: seconds spent waiting for members; seconds: of each member alone, in its forward passes.
+    """
+
+    __slots__ = (
+        "_certified", "_names", "_on_drop", "_options", "branches", "dropped", "fuser", "opened", "passes", "pieces", "places",
+        "seconds", "sessions", "waited", "widened",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        branches: Sequence[int],
+        fuser: Fuser,
+        opened: Sequence[Session | BackendError],
+        options: Options,
+        on_drop: Callable[[Dropped], Awaitable[None]],
+    ) -> None:
+        self._names = names
+        self._options = options
+        self._on_drop = on_drop
+        self.branches = branches
+        self.fuser = fuser
+        self.opened = opened
+        self.sessions = [None if isinstance(session, BackendError) else session for session in opened]
+        self.places: list[Node | None] = [None] * len(opened)
+        self.pieces = 0
+        self.passes = 0
+        self.widened = 0
+        self._certified = 0
+        self.waited = 0.0
+        self.seconds = [0.0] * len(opened)
+        self.dropped: list[Dropped] = []
+
+    async def start(self, dropped: Sequence[Dropped]) -> None:
+        """Before the first piece: tell who was dropped already, and drop who could not be opened. Raises BackendError."""
+        for one in dropped:
+            self.dropped.append(one)
+            await self._on_drop(one)
+        for member, session in enumerate(self.opened):
+            if isinstance(session, BackendError):
+                await self.leave(member, session)
+
+    async def advance(self) -> None:
+        """Everything the fuser needs for its next piece. Raises BackendError: a member's own, or the last one's."""
+        fuser = self.fuser
+        while True:
+            await self._each(
+                [(member, self._visit(member, nodes)) for member, nodes in enumerate(fuser.due()) if nodes]
+            )
+            while wanted := self._wants():
+                values = await self._each([(lookup.member, self._look_up(lookup)) for lookup in wanted])
+                for lookup, logprobs in zip(wanted, values, strict=True):
+                    if logprobs is not None and self.sessions[lookup.member] is not None:
+                        fuser.supply(lookup, logprobs)
+            if not any(fuser.due()):
+                return
+
+    def commit(self) -> Commit:
+        """The next piece. Where certificates fail often, the members list more from now on, those that can."""
+        said = self.fuser.commit()
+        self.pieces += 1
+        if self.pieces % WATCHED == 0 and self.fuser.certifies:
+            meters = self.fuser.meters
+            certain, self._certified = meters.certified - self._certified, meters.certified
+            if not meters.sampled and certain < WATCHED * (1 - UNCERTAIN):
+                self._widen()
+        return said
+
+    def _widen(self) -> None:
+        times = 2 ** (self.widened + 1)
+        if times > WIDEST:
+            return
+        able = [session for session in self.sessions if isinstance(session, WideningSession)]
+        longer = [session.widen(self._options.top_k * times) for session in able]
+        self.widened += any(longer)
+
+    def written(self) -> list[int]:
+        """Tokens that each member has said: also those of the last piece, which nobody needed to read any more."""
+        due = self.fuser.due()
+        return [
+            max((node.depth for node in (place, *nodes) if node is not None), default=0)
+            for place, nodes in zip(self.places, due, strict=True)
+        ]
+
+    async def leave(self, member: int, error: BackendError) -> None:
+        """Go on without this member. Raises the error if it is the last one, or if the group is not to go on without any."""
+        alone = all(session is None for other, session in enumerate(self.sessions) if other != member)
+        if self._options.on_member_failure == "fail" or alone:
+            raise error
+        session, self.sessions[member] = self.sessions[member], None
+        self.fuser.drop(member)
+        self.dropped.append(dropped(error, self.branches[member], self.pieces))
+        await self._on_drop(self.dropped[-1])
+        if session is not None:
+            await close(session)
+
+    async def _each(self, calls: Sequence[tuple[int, Awaitable[T]]]) -> list[T | None]:
+        """Results of the members' calls, made side by side; None for a member that had to be dropped."""
+        if not calls:
+            return []
+        began = time.perf_counter()
+        try:
+            return await self._all(calls)
+        finally:
+            self.waited += time.perf_counter() - began
+
+    async def _all(self, calls: Sequence[tuple[int, Awaitable[T]]]) -> list[T | None]:
+        if self._options.on_member_failure == "fail":
+            return list(await together([call for _, call in calls]))
+        failed: dict[int, BackendError] = {}
+
+        async def contained(member: int, call: Awaitable[T]) -> T | None:
+            try:
+                return await call
+            except BackendError as error:
+                failed[member] = error
+                return None
+
+        values = await together([contained(member, call) for member, call in calls])
+        for member in sorted(failed):
+            await self.leave(member, failed[member])
+        return values
+
+    async def _visit(self, member: int, nodes: Sequence[Node]) -> None:
+        session = self.sessions[member]
+        assert session is not None
+        for node in nodes:
+            here = self.places[member]
+            drop, append = route(root(node) if here is None else here, node)
+            if drop:
+                await session.rewind(drop)
+            began = time.perf_counter()
+            with self._limit(member, first=here is None):
+                top = await session.step(append)
+            self.seconds[member] += time.perf_counter() - began
+            self.places[member] = node
+            self.passes += 1
+            self.fuser.feed(member, node, top)
+
+    def _limit(self, member: int, *, first: bool) -> Deadline | nullcontext[None]:
+        seconds = self._options.member_seconds
+        if seconds is None:
+            return nullcontext()
+        return Deadline(self._names[member], seconds * FIRST_STEP if first else seconds)
+
+    def _wants(self) -> Sequence[Lookup]:
+        try:
+            return self.fuser.wants()
+        except NothingToSay as error:
+            message = f"The models {', '.join(self._names)} gave no text a probability, only control tokens."
+            raise BackendError(self._names[0], message) from error
+
+    async def _look_up(self, lookup: Lookup) -> LogProbs | None:
+        """None where the server can't: the step is then chosen from the lists alone, and metered as uncertified."""
+        session = self.sessions[lookup.member]
+        assert session is not None
+        try:
+            with self._limit(lookup.member, first=False):
+                return await session.lookup(lookup.ids)
+        except CapabilityMissing:
+            return None
+
+
+class Deadline:
+    """A block that must be left within some seconds. Raises `Late`."""
+
+    __slots__ = ("_name", "_scope", "_seconds")
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self._name = name
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._scope = anyio.move_on_after(self._seconds)
+        self._scope.__enter__()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool | None:
+        swallowed = self._scope.__exit__(kind, error, trace)  # type: ignore[arg-type]
+        if self._scope.cancelled_caught:
+            raise Late(self._name, f"Model {self._name!r} took longer than {self._seconds:g} seconds for a step.")
+        return swallowed
+
+
+class Late(BackendTimeout):
+    """A member took longer for a step than its group may wait."""
+
+
+def dropped(error: BackendError, branch: int, piece: int) -> Dropped:
+    """How a report says that a branch was dropped for this error."""
+    return Dropped(branch, error.model, piece, error.message, isinstance(error, BackendTimeout))
+
+
+async def close(session: Session) -> None:
+    """Close a session that may be broken, without waiting for long."""
+    with (
+        anyio.move_on_after(CLOSE_SECONDS),
+        suppress(BackendError),
+    ):  # it was dropped for an error, and that one is reported
+        await session.close()
+
+
+async def together(calls: Sequence[Awaitable[T]]) -> list[T]:
+    """Results of all calls, made side by side; if one fails, the others are cancelled and its own error is raised."""
+    if len(calls) == 1:
+        return [await calls[0]]
+    results: dict[int, T] = {}
+
+    async def keep(index: int, call: Awaitable[T]) -> None:
+        results[index] = await call
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for index, call in enumerate(calls):
+                tasks.start_soon(keep, index, call)
+    except BaseExceptionGroup as group:
+        raise first_error(group) from None
+    return [results[index] for index in range(len(calls))]
+
+
+def first_error(error: BaseException) -> BaseException:
+    """The first leaf of a tree of exception groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
