@@ -25,7 +25,7 @@ LLAMA_BUILD := CMAKE_BUILD_PARALLEL_LEVEL="$${CMAKE_BUILD_PARALLEL_LEVEL:-$(CORE
 .DEFAULT_GOAL := help
 include vllm.mk
 .NOTPARALLEL:
-.PHONY: help setup demo bench weights test test-unit lint format wheel clean clean-all
+.PHONY: help setup demo bench bench-certificates bench-gateway bench-peers weights test test-unit lint format wheel clean clean-all
 
 help: ## what can be made here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,15 @@ setup: $(READY) ## the environment in .venv, with everything; quick when it is t
 
 demo: setup ## weights, gateway, one fused answer, then it keeps serving (ARGS=--once: ends after the answer)
 	@$(BIN)/modelnet demo $(ARGS)
+
+bench-certificates: setup weights ## certificates of fusion against full distributions
+	@$(PY) tests/benchmarks/certificates.py $(ARGS)
+
+bench-gateway: setup ## what the gateway costs a request, many streams at once, memory after many requests
+	@$(PY) tests/benchmarks/gateway_load.py $(ARGS)
+
+bench-peers: setup ## other gateways beside ours, where they are installed (PEERS: the directory that starts them)
+	@tests/benchmarks/peers.sh $(ARGS)
 
 bench: setup ## speed of the models and of what joins them
 	@$(BIN)/modelnet bench $(ARGS)
