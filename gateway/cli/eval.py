@@ -1,201 +1,320 @@
-"""`modelnet eval`: how often, how fast, and how exactly wirings answer a question set."""
+"""`modelnet eval`: which wiring is worth it, for these questions and these models.
+
+    modelnet eval TASK…           ask, and write a report (`run` may be left out)
+    modelnet eval report RUN      write the report again
+    modelnet eval compare A B     two runs, wiring by wiring
+    modelnet eval paper           the source experiment's printed tables, recomputed
+
+Exit codes: 0 all is answered; 1 something failed; 2 what was asked for is wrong; 3 a budget ended the sitting; 130 interrupted. In the
+last two cases the same command goes on where this one stopped.
+"""
 
 from __future__ import annotations
 
-import json
-import statistics
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import anyio
-from rich.console import Console
-from rich.table import Table
+import typer
+from typer.core import TyperGroup
 
-from backends.errors import BackendError
-from backends.types import Message, Sampling
-from gateway.cli.check import complain, read_config, say
-from gateway.observability.logs import setup_logs
-from gateway.runtime import ModelNotReady, NothingLoaded, Runtime, open_runtime
-from gateway.settings import Loaded, SettingsError
-from strategies.engine import run
-from strategies.engine.events import Delta, Finished
-from strategies.evaluation import Question, is_right, question_from, wilson
-from strategies.topology import TopologyError
+STOPPED, INTERRUPTED = 3, 130
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One question answered by one wiring. seconds, first_token: from asking; tokens: written by all stages and members."""
+class _Default(TyperGroup):
+    """`eval TASK` is `eval run TASK`."""
 
-    wiring: str
-    question: str
-    right: bool
-    text: str
-    finish_reason: str
-    seconds: float
-    first_token: float | None
-    tokens: int
-    pieces: int
-    certified: int
-    uncertified: int
-    drift: int
-    lost_mass: float
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
 
 
-def evaluate(
-    config: Path | None,
-    data: Path,
-    wirings: Sequence[str],
-    limit: int | None,
-    budget: int,
-    concurrency: int,
-    out: Path | None,
-) -> int:
-    """Ask every wiring every question, greedy, `concurrency` at a time. Returns the exit code."""
-    setup_logs("warning", "console")
+eval_app = typer.Typer(
+    name="eval",
+    cls=_Default,
+    help="Find the wiring that is worth it: ask question sets, compare wirings, write a report.",
+    no_args_is_help=True,
+)
+
+Run = Annotated[Path, typer.Argument(help="Directory of a run.")]
+
+
+@eval_app.command()
+def run(
+    tasks: Annotated[
+        list[str],
+        typer.Argument(
+            help="Question sets: a .jsonl or .csv file, a built-in one (arithmetic, equations, derivatives, logic), or "
+            "hf:REPOSITORY[:CONFIGURATION[:SPLIT]]. Name=SOURCE gives it a name."
+        ),
+    ],
+    models: Annotated[str, typer.Option(help="Models for the paths of the paper's experiment, e.g. a,b,c.")] = "",
+    structures: Annotated[str, typer.Option(help="Of these structures.")] = "single,si,pi,s2p,p2s",
+    wirings: Annotated[
+        list[str] | None, typer.Option("--wiring", "-w", help="A wiring to ask, too (repeatable).")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Start a gateway from this file; default: the demo's."),
+    ] = None,
+    base_url: Annotated[str | None, typer.Option(help="Ask this running gateway instead.")] = None,
+    key_env: Annotated[
+        str, typer.Option(help="Environment variable that holds the gateway's key.")
+    ] = "MODELNET_API_KEY",
+    questions: Annotated[
+        int | None, typer.Option("--questions", "-n", min=1, help="Ask the first so many of each task.")
+    ] = None,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Draw them with the seed; more of them keep the ones drawn before.")
+    ] = False,
+    columns: Annotated[str, typer.Option(help="Rename fields, e.g. question=problem,answer=solution.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Budget of the answer, tokens.")] = 400,
+    stage_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Budget of every stage before, tokens; default: the gateway's.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy, as in the paper.")] = 0.0,
+    prompts: Annotated[str, typer.Option(help="The prompt set: paper, default, or one of the gateway's.")] = "paper",
+    seed: Annotated[int, typer.Option(help="Of generated questions, order, sampling and resampling.")] = 0,
+    concurrency: Annotated[
+        int,
+        typer.Option(min=1, help="Questions at a time. More is faster in all; the seconds are then no single user's."),
+    ] = 1,
+    judge: Annotated[str | None, typer.Option(help="Wiring that judges answers of the kind judge.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only show what it would cost.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="With --plan: ask every model one question first, to know the time.")
+    ] = False,
+    budget_time: Annotated[str | None, typer.Option(help="Begin nothing new after this time: 90s, 30m, 2h.")] = None,
+    budget_tokens: Annotated[
+        str | None, typer.Option(help="… after so many tokens, read and written: 200k, 1M.")
+    ] = None,
+    budget_money: Annotated[float | None, typer.Option(help="… after so much money; needs --price.")] = None,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(help="MODEL=READ/WRITTEN, of a million tokens (repeatable)."),
+    ] = None,
+    check_symmetry: Annotated[
+        int, typer.Option(min=0, help="Ask mirrors (other orders of a group) so many questions of each task, too.")
+    ] = 0,
+    corresponds: Annotated[
+        str, typer.Option(help="Which of the paper's models ours stand for, e.g. a=Qwen,b=Yi,c=Ds.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the run; default: .eval/ and a name made from what is asked.")
+    ] = None,
+    texts: Annotated[bool, typer.Option(help="Put questions and answers into the HTML report.")] = True,
+) -> None:
+    """Ask every wiring every question, resume what was interrupted, and write a report."""
+    from gateway.cli.check import complain, read_config
+    from gateway.cli.demo import pull
+    from gateway.evaluation.errors import EvaluationError, SpecError
+    from gateway.evaluation.runner import Budget
+    from gateway.evaluation.sitting import Order
+    from gateway.evaluation.spec import Settings
+    from gateway.observability.logs import setup_logs
+    from gateway.settings import SettingsError
+    from gateway.weights import WeightsError
+    from strategies.topology import TopologyError
+
+    setup_logs("critical", "console")  # what fails is kept beside the answers
     try:
-        loaded = read_config(config)
-        questions = read_questions(data, limit)
-        if out is not None:
-            out.touch()  # that it can't be written must not show after an hour
-    except (SettingsError, OSError, ValueError) as error:
-        return complain(error)
-    return anyio.run(partial(_evaluate, loaded, questions, wirings, budget, concurrency, out))
+        settings = Settings(max_tokens, stage_tokens, temperature, seed, prompts, judge)
+        prices = _prices(price or [])
+        _check_money(budget_money, prices)
+        order = Order(
+            tasks, _split(models), _split(structures), wirings or [], settings, out,
+            loaded=None if base_url or (plan and not probe) else read_config(config),
+            base_url=base_url, key=os.environ.get(key_env),
+            count=questions, sample=sample, columns=_pairs(columns, "--columns"), concurrency=concurrency,
+            budget=Budget(_seconds(budget_time), _tokens(budget_tokens), budget_money), prices=prices,
+            check_symmetry=check_symmetry, plan_only=plan, probe=probe, corresponds=_pairs(corresponds, "--corresponds"),
+            command=_command(),
+        )  # fmt: skip
+        if order.loaded is not None:
+            pull(order.loaded)
+        code = _sit(order, texts)
+    except (SettingsError, SpecError, TopologyError, WeightsError) as error:
+        code = complain(error)
+    except EvaluationError as error:
+        complain(error)
+        code = 1
+    raise typer.Exit(code)
 
 
-def read_questions(data: Path, limit: int | None) -> list[Question]:
-    """The first questions of a JSON-lines file. Raises OSError, ValueError."""
-    questions: list[Question] = []
-    for number, line in enumerate(data.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip() and (limit is None or len(questions) < limit):
-            try:
-                questions.append(question_from(json.loads(line)))
-            except ValueError as error:
-                raise ValueError(f"{data}:{number}: {error}") from error
-    if not questions:
-        raise ValueError(f"{data}: no questions")
-    return questions
+def _sit(order: Any, texts: bool) -> int:
+    """One sitting and its report. Returns the exit code."""
+    from rich.console import Console
 
+    from gateway.cli.check import say
+    from gateway.evaluation.sitting import directory_of, spec_of
+    from gateway.evaluation.sitting import run as sit
 
-async def _evaluate(
-    loaded: Loaded, questions: list[Question], wirings: Sequence[str], budget: int, concurrency: int, out: Path | None
-) -> int:
-    answers: list[Answer] = []
-    async with open_runtime(loaded) as runtime:
-        try:
-            await runtime.wait_loaded()
-            for wiring in wirings:
-                runtime.prepare(wiring, Sampling(), {})  # all of them are checked before the first is asked
-            for wiring in wirings:
-                answers += await _answers(runtime, wiring, questions, budget, concurrency)
-                say(f"{wiring}: {sum(a.right for a in answers if a.wiring == wiring)} of {len(questions)}")
-                if out is not None:
-                    written = json.dumps([asdict(answer) for answer in answers], ensure_ascii=False, indent=1)
-                    out.write_text(written, encoding="utf-8")
-        except TopologyError as error:
-            return complain(error)
-        except (NothingLoaded, ModelNotReady, BackendError) as error:
-            say(str(error))
-            return 1
-    Console(highlight=False).print(_table(answers, wirings))
+    console = Console(stderr=True, highlight=False)
+    try:
+        directory, state = sit(order, Console(highlight=False) if order.plan_only else console)
+    except KeyboardInterrupt:
+        say(
+            f"interrupted; what was answered is in {directory_of(order, spec_of(order))}, and the same command goes on from there"
+        )
+        return INTERRUPTED
+    if state is None:
+        return 0
+    _report(directory, directory, ("html", "md", "json", "tex"), texts)
+    for wiring, reason in state.abandoned.items():
+        say(f"{wiring} was left alone after failing several times in a row: {reason}")
+    if state.failed:
+        say(
+            f"{state.failed} questions failed, the last one: {(state.last_error or '').rstrip('.')}. The same command asks them again."
+        )
+        return 1
+    if state.why != "done":
+        left = state.total - state.finished_before - state.done
+        say(f"the {state.why} budget is spent; {left} questions are left, and the same command goes on")
+        return STOPPED
     return 0
 
 
-async def _answers(
-    runtime: Runtime, wiring: str, questions: Sequence[Question], budget: int, concurrency: int
-) -> list[Answer]:
-    """In the order of the questions. The first BackendError ends it: a share of right answers must not hide failures."""
-    found: dict[int, Answer] = {}
-    failed: list[BackendError] = []
-    limiter = anyio.CapacityLimiter(concurrency)
+def _report(run: Path, out: Path, formats: tuple[str, ...], texts: bool) -> None:
+    from rich.console import Console
 
-    async def ask(index: int) -> None:
-        async with limiter:
-            try:
-                found[index] = await _answer(runtime, wiring, questions[index], budget)
-            except BackendError as error:  # raised below, as itself and not as a group
-                failed.append(error)
-                tasks.cancel_scope.cancel()
+    from gateway.cli.eval_view import overview
+    from gateway.evaluation.report.content import build
+    from gateway.evaluation.report.write import write
+    from gateway.evaluation.store import read_run
 
-    async with anyio.create_task_group() as tasks:
-        for index in range(len(questions)):
-            tasks.start_soon(ask, index)
-    if failed:
-        raise failed[0]
-    return [found[index] for index in range(len(questions))]
+    content = build(read_run(run))
+    written = write(content, out, formats, texts)
+    console = Console(highlight=False)
+    console.print(overview(content))
+    for file in written:
+        console.print(f"[dim]{file}[/]", soft_wrap=True)
 
 
-async def _answer(runtime: Runtime, wiring: str, question: Question, budget: int) -> Answer:
-    prepared = runtime.prepare(wiring, Sampling(max_tokens=budget, temperature=0.0), {})
-    last, text, first = len(prepared.plan.stages) - 1, [], None
-    began = time.perf_counter()
-    finished: Finished | None = None
-    messages = (Message("user", question.text),)
-    async with run(prepared.plan, messages, prepared.options, runtime.catalog) as events:
-        async for event in events:
-            if isinstance(event, Delta) and event.stage == last:
-                first = time.perf_counter() - began if first is None else first
-                text.append(event.text)
-            elif isinstance(event, Finished):
-                finished = event
-    assert finished is not None
-    seconds = time.perf_counter() - began
-    meters = [stage.meters for stage in finished.stages if stage.meters is not None]
-    whole = "".join(text)
-    return Answer(
-        wiring,
-        question.id,
-        is_right(question, whole),
-        whole,
-        finished.finish_reason,
-        seconds,
-        first,
-        finished.usage.completion_tokens,
-        sum(m.pieces for m in meters),
-        sum(m.certified + m.looked_up for m in meters),
-        sum(m.uncertified for m in meters),
-        sum(m.drift for m in meters),
-        sum(m.lost_mass for m in meters),
-    )
+@eval_app.command()
+def report(
+    run: Run,
+    out: Annotated[Path | None, typer.Option(help="Directory for the files; default: the run's own.")] = None,
+    formats: Annotated[str, typer.Option("--format", "-f", help="Of html, md, json, tex.")] = "html,md,json,tex",
+    texts: Annotated[bool, typer.Option(help="Put questions and answers into the HTML report.")] = True,
+) -> None:
+    """Write a run's report again: HTML, Markdown, JSON and LaTeX."""
+    from gateway.cli.check import complain
+    from gateway.evaluation.errors import EvaluationError
+    from gateway.evaluation.report.write import FORMATS
+
+    chosen = tuple(_split(formats))
+    if unknown := [name for name in chosen if name not in FORMATS]:
+        raise typer.Exit(complain(ValueError(f"no format {unknown[0]!r}: there are {', '.join(FORMATS)}")))
+    try:
+        _report(run, out or run, chosen, texts)
+    except EvaluationError as error:
+        raise typer.Exit(complain(error)) from error
 
 
-def _table(answers: Sequence[Answer], wirings: Sequence[str]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    columns = (
-        "wiring",
-        "right",
-        "share",
-        "95 %",
-        "s/question",
-        "first token, s",
-        "tokens",
-        "certified",
-        "repairs",
-        "lost/piece",
-    )
-    for name in columns:
-        table.add_column(name, justify="left" if name == "wiring" else "right")
-    for wiring in wirings:
-        table.add_row(wiring, *_row([answer for answer in answers if answer.wiring == wiring]))
-    return table
+@eval_app.command()
+def compare(
+    a: Run,
+    b: Run,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Two runs of the same questions: what changed, wiring by wiring, and whether it holds."""
+    import json
+
+    from rich.console import Console
+
+    from gateway.cli.check import complain
+    from gateway.cli.eval_view import comparison
+    from gateway.evaluation.compare import compare_runs
+    from gateway.evaluation.errors import EvaluationError
+    from gateway.evaluation.report.as_json import plain
+    from gateway.evaluation.store import read_run
+
+    try:
+        found = compare_runs(read_run(a), read_run(b))
+    except EvaluationError as error:
+        raise typer.Exit(complain(error)) from error
+    if as_json:
+        typer.echo(json.dumps(plain(found), ensure_ascii=False, indent=1))
+    else:
+        Console(highlight=False).print(comparison(found))
 
 
-def _row(mine: Sequence[Answer]) -> list[Any]:
-    right, asked, pieces = sum(a.right for a in mine), len(mine), sum(a.pieces for a in mine)
-    low, high = wilson(right, asked)
-    firsts = [a.first_token for a in mine if a.first_token is not None]
-    return [
-        f"{right}/{asked}",
-        f"{100 * right / asked:.0f} %",
-        f"{100 * low:.0f}-{100 * high:.0f}",
-        f"{statistics.median(a.seconds for a in mine):.1f}",
-        f"{statistics.median(firsts):.1f}" if firsts else "-",
-        f"{statistics.mean(a.tokens for a in mine):.0f}",
-        f"{100 * sum(a.certified for a in mine) / pieces:.1f} %" if pieces else "",
-        str(sum(a.drift for a in mine)) if pieces else "",
-        f"{100 * sum(a.lost_mass for a in mine) / pieces:.2f} %" if pieces else "",
+@eval_app.command()
+def paper() -> None:
+    """The source experiment's printed means, spreads and best paths, recomputed from its own tables."""
+    from rich.console import Console
+
+    from gateway.cli.eval_view import recomputed
+    from gateway.evaluation.report.content import published
+
+    Console(highlight=False).print(recomputed(published()))
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _pairs(text: str, option: str) -> dict[str, str]:
+    from gateway.evaluation.errors import SpecError
+
+    found = {}
+    for part in _split(text):
+        left, equals, right = part.partition("=")
+        if not (left and equals and right):
+            raise SpecError(f"{option}: {part!r} is not of the form a=b")
+        found[left.strip()] = right.strip()
+    return found
+
+
+def _prices(texts: list[str]) -> dict[str, Any]:
+    from gateway.evaluation.errors import SpecError
+    from strategies.evaluation.summary import Price
+
+    found = {}
+    for text in texts:
+        match = re.fullmatch(r"([^=]+)=(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)", text)
+        if match is None:
+            raise SpecError(f"--price: {text!r} is not of the form MODEL=READ/WRITTEN")
+        found[match[1]] = Price(float(match[2]), float(match[3]))
+    return found
+
+
+def _check_money(budget: float | None, prices: dict[str, Any]) -> None:
+    from gateway.evaluation.errors import SpecError
+
+    if budget is not None and not prices:
+        raise SpecError("--budget-money needs the models' prices: --price MODEL=READ/WRITTEN")
+
+
+def _seconds(text: str | None) -> float | None:
+    return _scaled(text, {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}, "--budget-time: 90s, 30m, 2h")
+
+
+def _tokens(text: str | None) -> int | None:
+    found = _scaled(text, {"": 1, "k": 1e3, "K": 1e3, "M": 1e6}, "--budget-tokens: 5000, 200k, 1M")
+    return None if found is None else int(found)
+
+
+def _scaled(text: str | None, units: dict[str, float], usage: str) -> float | None:
+    from gateway.evaluation.errors import SpecError
+
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]?)", text.strip())
+    if match is None or match[2] not in units:
+        raise SpecError(f"{text!r} is not understood; {usage}")
+    return float(match[1]) * units[match[2]]
+
+
+def _command() -> str:
+    """The command line, for the report: file names without the folders they are in."""
+    import shlex
+    import sys
+
+    args = [
+        re.sub(r"(?:[^\s=/]*/)+(?=[^/\s]+$)", "", arg) if "/" in arg and "://" not in arg else arg
+        for arg in sys.argv[1:]
     ]
+    return shlex.join(["modelnet", *args])

@@ -1,48 +1,128 @@
-"""Finds the answer in a text, and compares it."""
+"""Says whether a text gives a question's answer."""
 
 from __future__ import annotations
 
+import difflib
 import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
 
+from strategies.evaluation.finding import Found, How, find, plain
 from strategies.evaluation.questions import AnswerKind, Question
 
-_NUMBER = r"-?\$?\s?-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?|-?\.\d+"
-_MARKED = re.compile(
-    r"(?:####|\\boxed\{|(?:final\s+)?answer\s*(?:is|:|=)+|答案\s*(?:是|为|：|:)+)[\s*$`\\({:]*(" + _NUMBER + ")",
-    re.IGNORECASE,
-)
-_LETTER_MARKED = re.compile(
-    r"(?:答案|选项?|answer)\s*(?:是|为|is|：|:|应为|应选|选)*[\s*(\[（【]*([A-D])(?![A-Za-z])", re.IGNORECASE
-)
+Equal = Callable[[str, str], bool]
+"""(right expression, given one) → whether they are the same up to algebra. `strategies.evaluation.symbolic.equal` is one."""
+
+FUZZY = 0.8
+"""Share of agreement from which on a fuzzy text is taken for the same."""
+ROUNDED_DIGITS = 3
+"""Significant digits that a rounded decimal needs to stand for a fraction that has no end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """given: the answer that was found, None if the text gives none; such an answer is not right."""
+
+    right: bool
+    given: str | None
+    how: How | None
+
+
+def judge(question: Question, text: str, equal: Equal | None = None) -> Verdict:
+    """Find the answer and compare it. equal: for expressions; without it they are compared as texts and numbers.
+
+    A question of the kind `judge` is compared as a fuzzy text here: what a judging model says is the caller's.
+    """
+    found = find(text, question.kind, question.choices)
+    if found is None:
+        return Verdict(False, None, None)
+    answers = (question.answer, *question.also)
+    right = any(_same(question, answer, found.value, equal) for answer in answers)
+    return Verdict(right, found.value, found.how)
 
 
 def answer_in(text: str, kind: AnswerKind) -> str | None:
-    """The answer that a text gives: the last marked one (`####`, `\\boxed{}`, "answer is", 答案), else the last one that stands there."""
-    if kind == "number":
-        found = _MARKED.findall(text) or re.findall(_NUMBER, text)
-        return re.sub(r"[\s,$]", "", found[-1]) if found else None
-    if kind == "choice":
-        found = _LETTER_MARKED.findall(text) or re.findall(r"(?<![A-Za-z])([A-D])(?![A-Za-z])", text)
-        return found[-1].upper() if found else None
-    marked = text.rsplit("####", 1)
-    last = marked[1] if len(marked) == 2 else (text.strip().splitlines() or [""])[-1]
-    return last.strip().rstrip(".") or None
+    """The answer that a text gives."""
+    found: Found | None = find(text, kind)
+    return None if found is None else found.value
 
 
 def is_right(question: Question, text: str) -> bool:
-    """Whether the text gives the question's answer. Numbers are compared as numbers."""
-    given = answer_in(text, question.kind)
-    if given is None:
+    """Whether the text gives the question's answer."""
+    return judge(question, text).right
+
+
+def _same(question: Question, answer: str, given: str, equal: Equal | None) -> bool:
+    kind = question.kind
+    if kind == "number":
+        return same_number(answer, given)
+    if kind == "choice":
+        return given.upper() == answer.upper()
+    if kind == "expression":
+        return _same_expression(question, answer, given, equal)
+    left, right = words(answer), words(given)
+    if left == right:
+        return True
+    if kind == "text":
+        return "".join(left.split()) == "".join(right.split())
+    # A short answer inside a sentence, or a sentence with other words around the same ones.
+    held = f" {left} " in f" {right} " if left.isascii() else left in right
+    return held or difflib.SequenceMatcher(None, left, right, autojunk=False).ratio() >= FUZZY
+
+
+def _same_expression(question: Question, answer: str, given: str, equal: Equal | None) -> bool:
+    if squeezed(answer) == squeezed(given):
+        return True
+    # "Factor x**2 - 1": the question's own expression is equal to the answer, but it answers nothing.
+    if len(squeezed(given)) > 3 and re.search(r"\W", squeezed(given)) and squeezed(given) in squeezed(question.stem):
         return False
-    if question.kind == "number":
-        value = _value(given)
-        return value is not None and abs(value - float(question.answer.replace(",", ""))) < 1e-6
-    return re.sub(r"\s", "", given).lower() == re.sub(r"\s", "", question.answer).lower()
+    if (value := number(answer)) is not None and (other := number(given)) is not None:
+        return value == other
+    return equal(answer, given) if equal is not None else False
 
 
-def _value(number: str) -> float | None:
-    top, _, bottom = number.partition("/")
+def squeezed(text: str) -> str:
+    """An expression without spaces and multiplication signs, powers written one way."""
+    text = plain(text).replace("**", "^").replace("\\cdot", "").replace("\\times", "")
+    return re.sub(r"[\s*{}]", "", text)
+
+
+def words(text: str) -> str:
+    """A text in small letters, one space between words, without punctuation and articles."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    text = re.sub(r"[^\w\s.+\-/%]|(?<!\d)\.|\.(?!\d)", " ", text)
+    return " ".join(word for word in text.split() if word not in ("the", "a", "an"))
+
+
+def same_number(answer: str, given: str) -> bool:
+    """Exactly; a fraction without end (3/91) also by its decimal, correctly rounded to three significant digits or more.
+
+    A percentage is right as it stands and as its hundredth.
+    """
+    right, value = number(answer), number(given.rstrip("%"))
+    if right is None or value is None:
+        return False
+    if value == right or (given.endswith("%") and value / 100 == right):
+        return True
+    if abs(value - right) <= Fraction(1, 10**9) * max(Fraction(1), abs(right)):  # a decimal with its last digits cut
+        return True
+    if right.denominator == 1 or "." in answer or "." not in given:
+        return False
+    decimals = len(given.rsplit(".", 1)[1])
+    digits = given.replace("-", "").replace(".", "").lstrip("0")
+    return len(digits) >= ROUNDED_DIGITS and abs(right - value) <= Fraction(1, 2 * 10**decimals)
+
+
+def number(text: str) -> Fraction | None:
+    """A number or fraction as text; None if it is none, or absurdly long."""
+    text = plain(text).strip().strip("$").replace(",", "").replace(" ", "")
+    if len(text) > 400 or re.search(r"[eE][-+]?\d{4}", text):
+        return None
+    top, _, bottom = text.partition("/")
     try:
-        return float(top) / float(bottom) if bottom else float(top)
+        value = Fraction(top)
+        return value / Fraction(bottom) if bottom else value
     except (ValueError, ZeroDivisionError):
         return None

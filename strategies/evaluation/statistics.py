@@ -1,11 +1,23 @@
-"""What a count of right answers says."""
+"""What counts of right answers say, and what they don't.
+
+All tests are exact or by resampling with a seed, so that no table of a distribution is needed; p-values of resampling are (b+1)/(n+1)
+and never zero. Everything that compares two wirings is *paired*: both were asked the same questions.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Z95 = 1.959963984540054
+RESAMPLES = 4000
 
 
-def wilson(right: int, asked: int, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson(right: int, asked: int, z: float = Z95) -> tuple[float, float]:
     """Wilson's score interval of a share (E. B. Wilson 1927); z = 1.96 gives 95 %. (0, 1) if nothing was asked."""
     if asked == 0:
         return 0.0, 1.0
@@ -13,4 +25,145 @@ def wilson(right: int, asked: int, z: float = 1.959963984540054) -> tuple[float,
     centre = share + square / (2 * asked)
     spread = z * math.sqrt(share * (1 - share) / asked + square / (4 * asked * asked))
     whole = 1 + square / asked
-    return max(0.0, (centre - spread) / whole), min(1.0, (centre + spread) / whole)
+    # At the ends they are equal, up to rounding.
+    low = 0.0 if right == 0 else max(0.0, (centre - spread) / whole)
+    return low, 1.0 if right == asked else min(1.0, (centre + spread) / whole)
+
+
+def newcombe(right_a: int, asked_a: int, right_b: int, asked_b: int) -> tuple[float, float]:
+    """95 % interval of the difference of two shares from *different* samples (R. G. Newcombe 1998, method 10)."""
+    (low_a, high_a), (low_b, high_b) = wilson(right_a, asked_a), wilson(right_b, asked_b)
+    a, b = right_a / asked_a, right_b / asked_b
+    return (
+        a - b - math.hypot(a - low_a, high_b - b),
+        a - b + math.hypot(high_a - a, b - low_b),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Two wirings on the same questions. only_a: right by a alone. p: McNemar's test, exact, two-sided.
+
+    low, high: 95 % bootstrap interval of the difference of their shares, a - b.
+    """
+
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+    p: float
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def asked(self) -> int:
+        return self.both + self.only_a + self.only_b + self.neither
+
+
+def paired(a: Sequence[bool], b: Sequence[bool], seed: int = 0) -> Paired:
+    """a[i] and b[i] answer the same question."""
+    left, right = np.asarray(a, dtype=np.int64), np.asarray(b, dtype=np.int64)
+    both, only_a = int((left & right).sum()), int((left & (1 - right)).sum())
+    only_b = int(((1 - left) & right).sum())
+    low, high = bootstrap(left - right, seed)
+    difference = float((left - right).mean()) if len(left) else 0.0
+    return Paired(
+        both, only_a, only_b, len(left) - both - only_a - only_b, mcnemar(only_a, only_b), difference, low, high
+    )
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Exact two-sided p-value (Q. McNemar 1947): of the questions that one alone got right, each is either's with even odds."""
+    n, k = only_a + only_b, min(only_a, only_b)
+    if n == 0:
+        return 1.0
+    tail: int = sum(math.comb(n, i) for i in range(k + 1))
+    return min(1.0, 2 * tail / (1 << n))
+
+
+def bootstrap(
+    values: Sequence[float] | NDArray[np.generic], seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """95 % percentile interval of the mean. (nan, nan) of nothing."""
+    sample = np.asarray(values, dtype=np.float64)
+    if not len(sample):
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    means = np.concatenate(
+        # in blocks: 4000 × a thousand questions need not stand in memory at once
+        [sample[rng.integers(0, len(sample), (block, len(sample)))].mean(axis=1) for block in _blocks(resamples, 500)]
+    )
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _blocks(total: int, size: int) -> list[int]:
+    return [min(size, total - start) for start in range(0, total, size)]
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (S. Holm 1979), in the order given."""
+    adjusted, worst = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        worst = max(worst, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = worst
+    return adjusted
+
+
+@dataclass(frozen=True, slots=True)
+class Cochran:
+    """Whether k wirings differ at all on the same questions. q: Cochran's Q (W. G. Cochran 1950); p: by permutation."""
+
+    q: float
+    p: float
+    wirings: int
+    questions: int
+
+
+def cochran(right: NDArray[np.bool_], seed: int = 0, permutations: int = RESAMPLES) -> Cochran:
+    """right: [questions, wirings]. Under "no difference" the wirings of a question may be exchanged."""
+    table = np.asarray(right, dtype=np.int64)
+    questions, wirings = table.shape
+    mixed = table[(table.sum(axis=1) > 0) & (table.sum(axis=1) < wirings)]
+    if wirings < 2 or not len(mixed):
+        return Cochran(0.0, 1.0, wirings, questions)
+    observed, rng = _q(mixed.sum(axis=0), mixed), np.random.default_rng(seed)
+    at_least = 0
+    for block in _blocks(permutations, 200):
+        shuffled = rng.permuted(np.broadcast_to(mixed, (block, *mixed.shape)), axis=2)
+        at_least += int((_q(shuffled.sum(axis=1), mixed) >= observed - 1e-9).sum())
+    return Cochran(float(observed), (at_least + 1) / (permutations + 1), wirings, questions)
+
+
+def _q(columns: NDArray[np.int64], table: NDArray[np.int64]) -> NDArray[np.float64]:
+    k, rows = table.shape[1], table.sum(axis=1)
+    total = rows.sum()
+    spread = ((columns - total / k) ** 2).sum(axis=-1)
+    return np.asarray(k * (k - 1) * spread / (k * total - (rows**2).sum()), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """y ≈ slope · x, without an intercept. low, high: 95 % bootstrap interval of the slope. r2: share of the variation explained."""
+
+    slope: float
+    low: float
+    high: float
+    r2: float
+    points: int
+
+
+def proportional(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Fit | None:
+    """Least squares through the origin; None of fewer than two points."""
+    left, right = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if len(left) < 2 or not (left**2).sum():
+        return None
+    slope = float((left * right).sum() / (left**2).sum())
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, len(left), (RESAMPLES // 4, len(left)))
+    slopes = (left[drawn] * right[drawn]).sum(axis=1) / np.maximum((left[drawn] ** 2).sum(axis=1), 1e-300)
+    low, high = np.percentile(slopes, [2.5, 97.5])
+    total = ((right - right.mean()) ** 2).sum()
+    r2 = 1 - ((right - slope * left) ** 2).sum() / total if total else math.nan
+    return Fit(slope, float(low), float(high), float(r2), len(left))

@@ -1,0 +1,112 @@
+"""Intervals and tests against published and hand-worked values."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strategies.evaluation.statistics import bootstrap, cochran, holm, mcnemar, newcombe, paired, proportional, wilson
+from strategies.evaluation.summary import held_out, sd
+
+
+def test_newcombe_is_the_published_one() -> None:
+    """Newcombe 1998, method 10, his first example: 56 of 70 against 48 of 80."""
+    low, high = newcombe(56, 70, 48, 80)
+    assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
+
+
+def test_seventy_nine_against_seventy_six_of_a_hundred_is_no_win() -> None:
+    low, high = newcombe(79, 100, 76, 100)
+    assert low < 0 < high
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "p"), [(0, 0, 1.0), (1, 7, 18 / 256), (7, 1, 18 / 256), (5, 5, 1.0), (0, 6, 2 / 64)]
+)
+def test_mcnemar_is_exact(only_a: int, only_b: int, p: float) -> None:
+    assert mcnemar(only_a, only_b) == pytest.approx(p)
+
+
+def test_mcnemar_of_many_questions() -> None:
+    assert 0 < mcnemar(900, 1100) < 1e-4
+
+
+def test_paired_counts_and_interval() -> None:
+    a, b = [True] * 30 + [False] * 10 + [True] * 5, [True] * 20 + [False] * 10 + [True] * 3 + [False] * 12
+    found = paired(a, b)
+    assert (found.both, found.only_a, found.only_b, found.neither, found.asked) == (20, 15, 3, 7, 45)
+    assert found.difference == pytest.approx((35 - 23) / 45)
+    assert found.low < found.difference < found.high
+    assert paired(a, b) == found  # seeded
+
+
+def test_bootstrap_agrees_with_the_normal_approximation() -> None:
+    values = np.random.default_rng(1).normal(3, 2, 400)
+    low, high = bootstrap(values)
+    assert low == pytest.approx(values.mean() - 1.96 * values.std() / 20, abs=0.03)
+    assert high == pytest.approx(values.mean() + 1.96 * values.std() / 20, abs=0.03)
+    assert math.isnan(bootstrap([])[0])
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_never_shrinks_a_p_value_and_keeps_their_order(ps: list[float]) -> None:
+    adjusted = holm(ps)
+    assert all(p <= q <= 1 for p, q in zip(ps, adjusted, strict=True))
+    ranked = [q for _, q in sorted(zip(ps, adjusted, strict=True))]
+    assert ranked == sorted(ranked)
+
+
+def test_cochran_of_two_is_mcnemars_chi_square() -> None:
+    table = np.array([[1, 0]] * 9 + [[0, 1]] * 3 + [[1, 1]] * 5 + [[0, 0]] * 4, dtype=bool)
+    found = cochran(table)
+    assert found.q == pytest.approx((9 - 3) ** 2 / 12)
+    assert found.p == pytest.approx(mcnemar(9, 3), abs=0.03)  # the permutation test of two is the exact one
+
+
+def test_cochran_finds_a_difference_and_none() -> None:
+    rng = np.random.default_rng(2)
+    different = np.column_stack([rng.random(80) < share for share in (0.8, 0.5, 0.4)])
+    assert cochran(different).p < 0.01
+    ps = [cochran(rng.random((40, 4)) < 0.5, seed=i, permutations=400).p for i in range(60)]
+    assert 0.3 < float(np.mean(ps)) < 0.7  # under "no difference" p-values are spread evenly
+    assert cochran(np.ones((5, 3), dtype=bool)).p == 1.0
+
+
+def test_a_line_through_the_origin() -> None:
+    found = proportional([1.0, 2.0, 3.0, 4.0], [2.1, 3.9, 6.0, 8.1])
+    assert found is not None
+    assert found.slope == pytest.approx(2.01, abs=0.02)
+    assert found.low <= found.slope <= found.high
+    assert found.r2 > 0.99
+    assert proportional([1.0], [1.0]) is None
+
+
+def test_choosing_the_best_of_equals_is_worth_nothing() -> None:
+    """Twenty coins of one half: the best on a table looks better than any of them is."""
+    table = np.random.default_rng(0).random((60, 20)) < 0.5
+    best = table.mean(axis=0).max()
+    assert best > 0.58
+    assert held_out(table) == pytest.approx(table.mean(), abs=0.06)
+    assert math.isnan(held_out(table[:3]))
+    assert held_out(table[:, :1]) == pytest.approx(table[:, 0].mean())
+
+
+def test_spread_is_of_a_sample() -> None:
+    assert sd([1.0, 2.0, 3.0]) == 1.0
+    assert math.isnan(sd([1.0]))
+
+
+@given(st.integers(0, 50), st.integers(1, 50))
+def test_wilson_holds_the_share(right: int, asked: int) -> None:
+    right = min(right, asked)
+    low, high = wilson(right, asked)
+    assert 0 <= low <= right / asked <= high <= 1
