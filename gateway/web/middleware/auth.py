@@ -1,45 +1,36 @@
-"""Bearer keys. Without configured keys everyone may call (and the gateway serves on this machine only)."""
+"""Bearer keys. Where there are no keys everyone may call (and the gateway serves on this machine only)."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections.abc import Sequence
-
+from gateway.keys.keyring import KeyRefused, Keyring
+from gateway.web.account import set_caller
 from gateway.web.asgi import App, Receive, Scope, Send, header, is_http
-from gateway.wire.errors import APIError
+from gateway.wire.refusals import unauthorized
 
 _OPEN = frozenset({"/healthz", "/readyz"})
 """Probes carry no keys, and say nothing but whether models can serve."""
 
 
 class Auth:
-    """Keys are kept as digests, and compared all of them in constant time."""
+    """Lets in who has a key, before anything of a request is read."""
 
-    def __init__(self, app: App, keys: Sequence[str]) -> None:
+    def __init__(self, app: App, keyring: Keyring) -> None:
         self.app = app
-        self._digests = [_digest(key) for key in keys]
+        self._keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if is_http(scope) and self._digests and scope["path"] not in _OPEN:
-            self._check(header(scope, b"authorization"))
+        if is_http(scope) and scope["path"] not in _OPEN:
+            key = None
+            if self._keyring.required:
+                try:
+                    key = self._keyring.authenticate(_bearer(header(scope, b"authorization")))
+                except KeyRefused as error:
+                    raise unauthorized(error.why) from None
+            set_caller(scope, key)
         await self.app(scope, receive, send)
 
-    def _check(self, authorization: str | None) -> None:
-        scheme, _, key = (authorization or "").partition(" ")
-        given = _digest(key.strip()) if scheme.lower() == "bearer" else b""
-        # No early end: how long this takes must not tell which key was near.
-        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
-        if not any(matches):
-            message = "Incorrect API key provided." if key else "No API key provided: send it as a bearer token."
-            raise APIError(
-                401,
-                message,
-                type="authentication_error",
-                code="invalid_api_key",
-                headers={"www-authenticate": "Bearer"},
-            )
 
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+def _bearer(authorization: str | None) -> str:
+    """The key in a header, "" for none."""
+    scheme, _, key = (authorization or "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""

@@ -1,0 +1,154 @@
+"""`modelnet keys` and `modelnet experiment`, as the terminal shows them."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from gateway.cli.commands import app
+from gateway.keys import Keyring
+from gateway.keys.store import KeyStore
+from gateway.ledger import Row
+from gateway.ledger.tables import Tables
+
+CONFIG = """
+models: {a: {backend: fake}, b: {backend: fake}}
+key_store: {database: keys.db}
+ledger: {database: ledger.db}
+routes:
+  split:
+    arms:
+      plain: {model: a, weight: 50}
+      pair: {model: "a|b", weight: 50}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "c.yaml").write_text(CONFIG, encoding="utf-8")
+    monkeypatch.setenv("MODELNET_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+def run(folder: Path, *words: str, fails: bool = False) -> Result:
+    result = CliRunner().invoke(app, [*words, "--config", str(folder / "c.yaml")])
+    assert (result.exit_code != 0) == fails, result.output
+    return result
+
+
+def test_the_life_of_a_key(folder: Path) -> None:
+    made = run(
+        folder, "keys", "create", "team", "--wiring", "careful", "--wiring", "a*", "--tokens-per-minute", "500",
+        "--budget", "2.50/month", "--expires", "30d",
+    )  # fmt: skip
+    text = made.stdout.strip()
+    assert text.startswith("mnk_")
+    assert text not in made.stderr
+    store = KeyStore(str(folder / "keys.db"))
+    (key,) = store.all()
+    keyring = Keyring()
+    keyring.set_stored([key])
+    assert keyring.authenticate(text) == key
+    assert key.rights.wirings == ("careful", "a*")
+    assert key.expires == pytest.approx(time.time() + 30 * 86_400, abs=60)
+    shown = run(folder, "keys", "list").stdout
+    assert key.id in shown
+    assert "2.5 a month" in shown
+    assert text.rsplit("_", 1)[-1] not in shown
+    run(folder, "keys", "change", key.id, "--tokens-per-minute", "0", "--concurrency", "3", "--budget", "none")
+    rights = store.get(key.id).rights
+    assert (rights.tokens_per_minute, rights.concurrency, rights.budget) == (None, 3, None)
+    assert rights.wirings == ("careful", "a*")
+    assert "expired" in run(folder, "keys", "expire", key.id, "now").stdout
+    assert "never" in run(folder, "keys", "expire", key.id, "never").stdout
+    run(folder, "keys", "revoke", key.id)
+    assert json.loads(run(folder, "keys", "list", "--json").stdout)[0]["state"] == "revoked"
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["create", "x", "--budget", "lots"], 2),
+        (["create", "x", "--budget", "0"], 2),
+        (["create", "x", "--expires", "soon"], 2),
+        (["create", "x", "--tokens-per-minute", "999999999"], 2),
+        (["revoke", "nobody"], 2),
+        (["change", "nobody"], 2),
+        (["expire", "nobody", "now"], 2),
+    ],
+)
+def test_what_can_not_be_done_is_told(folder: Path, words: list[str], code: int) -> None:
+    result = run(folder, "keys", *words, fails=True)
+    assert result.exit_code == code
+    assert "Traceback" not in result.output
+
+
+def test_keys_without_a_configuration_have_a_place(folder: Path) -> None:
+    result = CliRunner().invoke(app, ["keys", "create", "me"])
+    assert result.exit_code == 0
+    assert (folder / "state" / "keys.db").exists()
+
+
+def test_a_report_in_three_forms(folder: Path) -> None:
+    tables = Tables(str(folder / "ledger.db"))
+    tables.write(
+        [
+            Row(
+                uuid.uuid4().hex, time.time(), route="split", arm=("plain", "pair")[n % 2], arm_by="user",
+                subject=f"s{n}", shares={"plain": 0.5, "pair": 0.5}, seconds=0.5, status=200, nano=1000,
+            )
+            for n in range(80)
+        ]
+    )  # fmt: skip
+    tables.close()
+    shown = run(folder, "experiment", "report", "split", "--html", str(folder / "r.html")).stdout
+    assert "no winner: too few subjects with feedback" in shown
+    assert "40" in shown
+    assert "<svg" in (folder / "r.html").read_text(encoding="utf-8")
+    value = json.loads(run(folder, "experiment", "report", "split", "--json", "--metric", "cost").stdout)
+    assert value["winner"] is None
+    assert [arm["requests"] for arm in value["arms"]] == [40, 40]
+
+
+def test_reports_that_can_not_be(folder: Path) -> None:
+    assert "no ledger" in run(folder, "experiment", "report", "split", fails=True).stderr
+    assert "there are split" in run(folder, "experiment", "report", "none", fails=True).stderr
+    assert run(folder, "experiment", "report", "split", "--metric", "luck", fails=True).exit_code == 2
+
+
+def test_who_gets_which_arm(folder: Path) -> None:
+    found = {run(folder, "experiment", "assign", "split", f"user-{n}").stdout.split(":")[0] for n in range(12)}
+    assert found == {"plain", "pair"}
+    once, again = (run(folder, "experiment", "assign", "split", "anna").stdout for _ in range(2))
+    assert once == again
+    assert "plain 50.0 %" in once
+    assert run(folder, "experiment", "assign", "split", "x", "--by", "header:x-team", fails=True).exit_code == 2
+
+
+def test_serving_others_needs_a_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was made is enough; without, only this machine is served. Nothing is bound here."""
+
+    def bind(host: str, port: int) -> None:
+        raise OSError(f"would bind {host}")
+
+    monkeypatch.setattr("gateway.cli.serve.bind", bind)
+    refused = run(folder, "serve", "--host", "0.0.0.0", fails=True)
+    assert refused.exit_code == 2
+    assert "modelnet keys create" in refused.stderr
+    assert "would bind 127.0.0.1" in run(folder, "serve", fails=True).stderr
+    run(folder, "keys", "create", "team")
+    assert "would bind 0.0.0.0" in run(folder, "serve", "--host", "0.0.0.0", fails=True).stderr
+
+
+def test_keys_that_can_not_be_read_stop_the_start(folder: Path) -> None:
+    (folder / "keys.db").write_bytes(b"this is no database, but a longer text than its header would be" * 40)
+    result = run(folder, "serve", fails=True)
+    assert result.exit_code == 1
+    assert "the keys can't be read" in result.stderr
