@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Info, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+import gateway
+from backends.types import Usage
+from gateway.observability.details import Details
+from gateway.observability.health import HealthMetrics, ReloadMetrics
 from gateway.observability.record import RequestRecord
+from gateway.observability.tallies import Counter, Gauge, Histogram, Number, Spread
 from strategies.engine.events import StageReport
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -20,8 +26,8 @@ class Metrics:
     """One registry per application, so that two applications in one process do not share counts."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call] # half of all series, of use to nobody here
         self.registry = CollectorRegistry()
+        self._bound: dict[tuple[int, str, str], tuple[Number, Spread, Spread]] = {}
         self._requests = Counter(
             "modelnet_requests", "Chat requests.", ["status", "shape", "kind"], registry=self.registry
         )
@@ -60,38 +66,78 @@ class Metrics:
             "modelnet_fused_lost_mass", "Probability mass of dropped readings.", registry=self.registry
         )
         self._passes = Counter("modelnet_fused_passes", "Forward passes of group members.", registry=self.registry)
+        self.details = Details(self.registry, self._child)
+        self.health = HealthMetrics(self.registry, self._child)
+        self.reloads = ReloadMetrics(self.registry)
+        Info("modelnet", "What runs.", registry=self.registry).info({"version": gateway.__version__})
+        ProcessCollector(registry=self.registry)
 
     @contextmanager
     def active(self, stream: bool) -> Iterator[None]:
         """For the time in which a request is answered."""
-        gauges = (self._active, self._streams) if stream else (self._active,)
-        for gauge in gauges:
-            gauge.inc()
+        self.begin(stream)
         try:
             yield
         finally:
-            for gauge in gauges:
-                gauge.dec()
+            self.end(stream)
+
+    def begin(self, stream: bool) -> None:
+        """A request is answered from now on; `end` it whatever happens."""
+        self._active.inc()
+        if stream:
+            self._streams.inc()
+
+    def end(self, stream: bool) -> None:
+        """A request is not answered any more."""
+        self._active.dec()
+        if stream:
+            self._streams.dec()
 
     def finished(self, record: RequestRecord) -> None:
         """A chat request is over, however it ended."""
-        self._requests.labels(str(record.status), record.shape, record.kind).inc()
-        self._seconds.labels(record.shape, record.kind).observe(record.seconds())
+        key = (record.status, record.shape, record.kind)
+        bound = self._bound.get(key)
+        if bound is None:
+            bound = self._bound[key] = (
+                self._requests.labels(str(record.status), record.shape, record.kind),
+                self._seconds.labels(record.shape, record.kind),
+                self._first.labels(record.shape),
+            )
+        requests, seconds, first = bound
+        requests.value += 1
+        seconds.observe(record.seconds())
         if record.first_token is not None:
-            self._first.labels(record.shape).observe(record.first_token)
+            first.observe(record.first_token)
+        self.details.finished(record)
+
+    def forwarded(self, model: str, record: RequestRecord) -> None:
+        """A request was handed to the model's own server, which told what was spent."""
+        self._child(self._stage, record.shape, "solver").observe(record.seconds())
+        if record.usage is not None:
+            self.spent(model, record.usage)
+        self.details.forwarded(model, record)
 
     def stage(self, shape: str, report: StageReport) -> None:
         """A stage is over."""
         self._stage.labels(shape, report.branches[0].role).observe(report.seconds)
+        self.details.stage(shape, report)
         for branch in report.branches:
-            self._tokens.labels(branch.model, "prompt").inc(branch.usage.prompt_tokens)
-            self._tokens.labels(branch.model, "completion").inc(branch.usage.completion_tokens)
+            self.spent(branch.model, branch.usage)
         if (meters := report.meters) is not None:
-            for verdict in ("certified", "looked_up", "uncertified"):
+            for verdict in ("certified", "looked_up", "uncertified", "sampled"):
                 self._pieces.labels(verdict).inc(getattr(meters, verdict))
             self._drift.inc(meters.drift)
             self._lost.inc(max(0.0, meters.lost_mass))
             self._passes.inc(meters.passes)
+
+    def spent(self, model: str, usage: Usage) -> None:
+        """A model has read and written that much."""
+        self._child(self._tokens, model, "prompt").inc(usage.prompt_tokens)
+        self._child(self._tokens, model, "completion").inc(usage.completion_tokens)
+
+    @staticmethod
+    def _child(metric: Any, *labels: str) -> Any:
+        return metric.labels(*labels)
 
     def text(self) -> bytes:
         """In Prometheus' text format."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from backends.types import Usage
 
@@ -17,18 +17,27 @@ class RequestRecord:
     """
     status: of HTTP as sent; 499 if the client left before there was one or while it was answered. error: its code, if any.
     shape, kind: of the wiring ("unknown" until it is planned) and of the answer ("stream" or "json").
-    first_token: seconds from the start to the first text of the answer.
+    wiring: canonical, what ran last. first_token: seconds from the start to the first text of the answer. key: the id of the
+    caller's key. route, arm: where the model name is a route. completion: the id in the answer. priority: low, normal or high.
+    timeout: seconds that the client gives it, None where it does not say.
     """
 
     request_id: str
     started: float = field(default_factory=time.perf_counter)
     status: int = 0
     model: str | None = None
+    wiring: str | None = None
     shape: str = "unknown"
     kind: str = "json"
     error: str | None = None
     first_token: float | None = None
     usage: Usage | None = None
+    completion: str | None = None
+    key: str | None = None
+    route: str | None = None
+    arm: str | None = None
+    priority: Literal["low", "normal", "high"] = "normal"
+    timeout: float | None = None
 
     def seconds(self) -> float:
         """Since the start."""

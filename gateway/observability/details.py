@@ -1,0 +1,161 @@
+"""Metrics of who did what in a request: routes and their arms, wirings, stages, members of groups.
+
+Wirings are what clients write, so only so many get a series of their own (`labels.Bounded`); what the configuration names always does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from gateway.ledger.row import outcome
+from gateway.observability.labels import Bounded
+from gateway.observability.record import RequestRecord
+from gateway.observability.tallies import Counter, Histogram
+from strategies.engine.events import StageReport
+
+MOST_WIRINGS = 50
+MOST_ERRORS = 64
+"""Codes of errors are ours, and there are fewer."""
+
+WAITS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+"""Seconds for which people wait."""
+STEPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5)
+"""Seconds for one token."""
+
+
+class Details:
+    """child: `metric.labels(…)`, remembered by the caller."""
+
+    def __init__(self, registry: CollectorRegistry, child: Any) -> None:
+        self._child = child
+        self._wiring = Bounded(MOST_WIRINGS)
+        self._cause = Bounded(MOST_ERRORS)
+        self._arm_requests = Counter(
+            "modelnet_arm_requests", "Requests to routes, by arm.", ["route", "arm", "outcome"], registry=registry
+        )
+        self._arm_seconds = _histogram(
+            registry, "modelnet_arm_seconds", "Whole requests to routes.", ["route", "arm"], WAITS
+        )
+        self._arm_first = _histogram(
+            registry, "modelnet_arm_first_token_seconds", "Until the first text, by arm.", ["route", "arm"], WAITS
+        )
+        self._wiring_requests = Counter(
+            "modelnet_wiring_requests", "Requests, by wiring.", ["wiring", "outcome"], registry=registry
+        )
+        self._wiring_seconds = _histogram(
+            registry, "modelnet_wiring_seconds", "Whole requests, by wiring.", ["wiring"], WAITS
+        )
+        self._wiring_first = _histogram(
+            registry, "modelnet_wiring_first_token_seconds", "Until the first text, by wiring.", ["wiring"], WAITS
+        )
+        self._errors = Counter(
+            "modelnet_request_errors", "Requests that failed or were refused, by code.", ["cause"], registry=registry
+        )
+        self._stage_first = _histogram(
+            registry,
+            "modelnet_stage_first_token_seconds",
+            "From the start of a stage to its first text.",
+            ["shape", "role"],
+            WAITS,
+        )
+        self._stage_token = _histogram(
+            registry,
+            "modelnet_inter_token_seconds",
+            "Mean time between two tokens (of a group: pieces) of a stage.",
+            ["shape", "role"],
+            STEPS,
+        )
+        self._model_first = _histogram(
+            registry,
+            "modelnet_model_first_token_seconds",
+            "From the start of a stage to its first text, where one model writes it.",
+            ["model"],
+            WAITS,
+        )
+        self._model_token = _histogram(
+            registry,
+            "modelnet_model_inter_token_seconds",
+            "Mean time between two tokens of a stage that one model writes.",
+            ["model"],
+            STEPS,
+        )
+        self._dropped = Counter(
+            "modelnet_members_dropped", "Members that groups went on without.", ["model", "why"], registry=registry
+        )
+        self._degraded = Counter(
+            "modelnet_fused_degraded_pieces", "Pieces written after a member had left.", registry=registry
+        )
+        self._slowest = Counter(
+            "modelnet_slowest_member",
+            "Fused stages in which this member was waited for longest.",
+            ["model"],
+            registry=registry,
+        )
+        self._saved = Counter(
+            "modelnet_fused_passes_saved", "Forward passes that members were spared.", registry=registry
+        )
+
+    def know(self, wirings: Iterable[str]) -> None:
+        """Wirings that the configuration names."""
+        self._wiring.know(wirings)
+
+    def finished(self, record: RequestRecord) -> None:
+        """A request is over."""
+        child, seconds = self._child, record.seconds()
+        ended = outcome(record.status, record.error)
+        if record.error is not None:
+            child(self._errors, self._cause(record.error)).inc()
+        if record.wiring is not None:
+            wiring = self._wiring(record.wiring)
+            child(self._wiring_requests, wiring, ended).inc()
+            child(self._wiring_seconds, wiring).observe(seconds)
+            if record.first_token is not None:
+                child(self._wiring_first, wiring).observe(record.first_token)
+        if record.route is not None and record.arm is not None:
+            child(self._arm_requests, record.route, record.arm, ended).inc()
+            child(self._arm_seconds, record.route, record.arm).observe(seconds)
+            if record.first_token is not None:
+                child(self._arm_first, record.route, record.arm).observe(record.first_token)
+
+    def forwarded(self, model: str, record: RequestRecord) -> None:
+        """A request was handed to the model's own server."""
+        tokens = 0 if record.usage is None else record.usage.completion_tokens
+        if record.first_token is not None and record.kind == "stream":
+            self._by_one(model, record.first_token, record.seconds(), tokens)
+
+    def stage(self, shape: str, report: StageReport) -> None:
+        """A stage is over."""
+        child, role = self._child, report.branches[0].role
+        meters, first = report.meters, report.first_token
+        tokens = report.branches[0].usage.completion_tokens if meters is None else meters.pieces
+        if first is not None:
+            child(self._stage_first, shape, role).observe(first)
+            if tokens > 1:
+                child(self._stage_token, shape, role).observe((report.seconds - first) / (tokens - 1))
+        if meters is None:
+            if first is not None:
+                self._by_one(report.branches[0].model, first, report.seconds, tokens)
+            return
+        self._saved.inc(meters.saved)
+        if report.dropped:
+            self._degraded.inc(max(0, meters.pieces - report.dropped[0].piece))
+        for gone in report.dropped:
+            child(self._dropped, gone.model, "late" if gone.late else "failed").inc()
+        waited = [branch for branch in report.branches if branch.seconds > 0]
+        if len(waited) > 1:
+            slowest = max(waited, key=lambda branch: branch.seconds)
+            child(self._slowest, slowest.model).inc()
+
+    def _by_one(self, model: str, first: float, seconds: float, tokens: int) -> None:
+        self._child(self._model_first, model).observe(first)
+        if tokens > 1:
+            self._child(self._model_token, model).observe((seconds - first) / (tokens - 1))
+
+
+def _histogram(
+    registry: CollectorRegistry, name: str, text: str, labels: list[str], buckets: tuple[float, ...]
+) -> Histogram:
+    return Histogram(name, text, labels, buckets=buckets, registry=registry)
