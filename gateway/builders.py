@@ -14,7 +14,7 @@ import anyio
 from backends.catalog import Entry
 from backends.protocol import TextBackend
 from gateway.settings import Loaded
-from gateway.settings.schema import AnyModel, FakeModel, LlamaCppModel, OpenAIModel, ServerModel, VLLMModel
+from gateway.settings.schema import AnyModel, FakeModel, HostedModel, LlamaCppModel, OpenAIModel, ServerModel, VLLMModel
 from gateway.weights import ensure
 
 T = TypeVar("T")
@@ -30,6 +30,12 @@ class Builders:
         self._downloads = anyio.Lock()  # one at a time: side by side they share one line, and their bars one terminal
         self._cores: Any = None
 
+    def following(self, loaded: Loaded) -> Builders:
+        """For the next configuration: with the same cores, and in the same line for downloads."""
+        following = Builders(loaded)
+        following._downloads, following._cores = self._downloads, self._cores
+        return following
+
     async def __call__(self, name: str) -> Entry:
         """The entry of a model, its backend started. Raises BackendError, WeightsError."""
         settings = self._loaded.settings.models[name]
@@ -39,6 +45,8 @@ class Builders:
             backend = self._openai(name, settings)
         elif isinstance(settings, VLLMModel):
             backend = self._vllm(name, settings)
+        elif isinstance(settings, HostedModel):
+            backend = self._hosted(name, settings)
         else:
             backend = self._fake(name, settings)
         try:
@@ -67,6 +75,13 @@ class Builders:
         values = _server_values(settings)
         values["urls"] = tuple(settings.urls)
         return VLLMBackend(name, VLLMSettings(**values))
+
+    def _hosted(self, name: str, settings: HostedModel) -> TextBackend:
+        from backends.hosted import HostedBackend, HostedSettings
+
+        values = _values(settings)
+        values["api_key"] = (settings.api_key.get_secret_value() if settings.api_key is not None else "") or None
+        return HostedBackend(name, HostedSettings(**values))
 
     def _fake(self, name: str, settings: FakeModel) -> TextBackend:
         from backends.fake import FakeBackend, FakeSettings
@@ -107,6 +122,7 @@ async def _entry(backend: TextBackend, settings: AnyModel) -> Entry:
         reasoning=(marks[0], marks[1]) if marks else None,
         owned_by=settings.owned_by,
         seats=getattr(settings, "seats", None),
+        native=isinstance(settings, ServerModel | HostedModel),
     )
 
 

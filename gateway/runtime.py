@@ -11,9 +11,9 @@ wirings that use it are refused with the reason. Leaving the block stops what is
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import anyio
@@ -22,13 +22,16 @@ import structlog
 from backends.catalog import Catalog, Entry
 from backends.errors import BackendError
 from backends.types import Sampling
+from backends.wrappers import guarded
+from gateway.abilities import NOTHING, Asked, CantHonour, fit
+from gateway.operations import Operations
+from gateway.resilience import Guards
 from gateway.settings import Loaded, Settings
 from gateway.settings.check import routes, wiring_limits
 from gateway.settings.prompts import load_prompts
-from gateway.settings.schema import FakeModel, ServerModel
 from gateway.weights import WeightsError
 from strategies.engine import Options
-from strategies.planning import Plan, TextStage, plan
+from strategies.planning import Plan, plan
 from strategies.prompting import PromptSet
 from strategies.routing import Alias, Route, resolve
 from strategies.topology import Limits, TopologyError, models
@@ -55,15 +58,12 @@ class ModelStatus:
 class Prepared:
     """All that running a request takes.
 
-    wiring: canonical, aliases expanded. server: model with a server of its own that understands OpenAI's fields, where the whole
-    wiring is that one model. penalties: the answer is written by one model whose sampler knows frequency and presence penalties.
+    wiring: canonical, aliases expanded.
     """
 
     plan: Plan
     wiring: str
     options: Options
-    server: str | None
-    penalties: bool
 
 
 class ModelNotReady(Exception):
@@ -89,22 +89,50 @@ Build = Callable[[str], Awaitable[Entry]]
 
 
 class Runtime:
-    """What the edge works with. Changes only through loading and stopping."""
+    """What the edge works with. Changes only through loading and stopping.
 
-    def __init__(self, settings: Settings, prompts: Mapping[str, PromptSet]) -> None:
+    before: the one whose place it is to take, after a reload; what the process has once is handed on.
+    """
+
+    def __init__(self, settings: Settings, prompts: Mapping[str, PromptSet], before: Runtime | None = None) -> None:
         self.settings = settings
         self.prompts = prompts
         self.aliases: Mapping[str, Alias] = routes(settings)
         self.limits: Limits = wiring_limits(settings)
         self.created = int(time.time())
+        self.operations: Operations = Operations(settings) if before is None else before.operations
+        self.guards: Guards = Guards() if before is None else before.guards
         self.catalog = Catalog({})
         self._status = {name: ModelStatus("loading", "is still loading") for name in settings.models}
         self._loaded = anyio.Event()
+        self._users = 0
+        self._left = anyio.Event()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """For as long as something may call its models."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._left.set()
+
+    async def unused(self) -> None:
+        """Until nothing uses it. For one that nobody begins to use any more."""
+        while self._users:
+            self._left = anyio.Event()
+            await self._left.wait()
 
     @property
     def statuses(self) -> Mapping[str, ModelStatus]:
         """Model → where it stands, in the order of the configuration."""
         return self._status
+
+    async def wait_settled(self) -> None:
+        """Until no model is loading any more."""
+        await self._loaded.wait()
 
     async def wait_loaded(self) -> None:
         """Until no model is loading any more. Raises NothingLoaded."""
@@ -123,28 +151,31 @@ class Runtime:
                 raise ModelNotReady(name, status)
         return plan(route, self.catalog)
 
-    def prepare(self, model: str, sampling: Sampling, extra: Mapping[str, Any]) -> Prepared:
-        """Everything that can be refused before anything runs. Raises TopologyError and its kinds, ModelNotReady."""
+    def prepare(self, model: str, sampling: Sampling, extra: Mapping[str, Any], asked: Asked = NOTHING) -> Prepared:
+        """Everything that can be refused before anything runs. extra: fields that we do not know, for a server that writes the
+        answer. Raises TopologyError and its kinds, ModelNotReady, CantHonour."""
         route = self.route(model)
         made = self.plan(route)
         alias = route.alias or Alias(model)
         limits = self.settings.limits
-        single = made.models[0] if made.shape == "single" else None
-        server = single if single and isinstance(self.settings.models[single], ServerModel) else None
+        prompts = asked.prompts or alias.prompts or "default"
+        if prompts not in self.prompts:
+            known = ", ".join(sorted(self.prompts))
+            raise CantHonour("modelnet.prompts", f"There is no prompt set {prompts!r}; there are {known}.")
         options = Options(
-            prompts=self.prompts[alias.prompts or "default"],
+            prompts=self.prompts[prompts],
             sampling=sampling,
-            extra=extra if server else {},
-            stage_max_tokens=alias.stage_max_tokens or limits.stage_max_tokens,
+            extra=extra,
+            stage_max_tokens=asked.stage_max_tokens or alias.stage_max_tokens or limits.stage_max_tokens,
             answer_max_tokens=alias.max_tokens or limits.answer_max_tokens,
             fuser=alias.fuser or "linear",
+            on_member_failure=alias.on_member_failure or limits.on_member_failure,
+            member_seconds=alias.member_seconds or limits.member_seconds,
             top_k=limits.top_k,
+            reruns=self.settings.resilience.retries.stages,
+            may_rerun=self.guards.may_rerun,
         )
-        return Prepared(made, write(made.topology), options, server, self._has_penalties(made))
-
-    def _has_penalties(self, made: Plan) -> bool:
-        last = made.stages[-1]
-        return isinstance(last, TextStage) and not isinstance(self.settings.models[last.branch.model], FakeModel)
+        return Prepared(made, write(made.topology), fit(options, asked, made, self.catalog))
 
     async def not_ready(self) -> dict[str, str]:
         """Model → why it can't serve now. Asks every started backend."""
@@ -189,9 +220,25 @@ class Runtime:
             log.error("model_failed", model=name, reason=str(error), exc_info=None if known else error)
             return
         seconds = time.perf_counter() - began
-        self._status[name] = ModelStatus("ready", seconds=seconds)
-        self.catalog = Catalog({**self.catalog.entries, name: entry})
+        self.serve(name, entry, ModelStatus("ready", seconds=seconds))
         log.info("model_ready", model=name, seconds=round(seconds, 3))
+
+    def serve(self, name: str, entry: Entry, status: ModelStatus) -> None:
+        """From now on this model can be used, under guard."""
+        entry = replace(entry, backend=guarded(entry.backend, self.guards.of(self.settings, name)))
+        self._status[name] = status
+        self.catalog = Catalog({**self.catalog.entries, name: entry})
+
+    def all_settled(self) -> None:
+        """Every model was served or settled from outside: nothing is loading."""
+        self._loaded.set()
+
+    def settle(self, name: str, found: Entry | ModelStatus) -> None:
+        """A model that was built beside this runtime, or why it could not be."""
+        if isinstance(found, Entry):
+            self.serve(name, found, ModelStatus("ready"))
+        else:
+            self._status[name] = found
 
     async def stop(self) -> None:
         """Free every model, side by side. Nothing is started any more."""
@@ -233,4 +280,13 @@ async def open_runtime(loaded: Loaded, build: Build | None = None) -> AsyncItera
         raise stopped
 
 
-__all__ = ["ModelNotReady", "ModelStatus", "NothingLoaded", "Prepared", "Runtime", "TopologyError", "open_runtime"]
+__all__ = [
+    "CantHonour",
+    "ModelNotReady",
+    "ModelStatus",
+    "NothingLoaded",
+    "Prepared",
+    "Runtime",
+    "TopologyError",
+    "open_runtime",
+]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -11,27 +12,31 @@ import orjson
 
 from backends.errors import BackendError, BackendUnavailable, CapabilityMissing, ContextTooLong, RequestRejected
 from backends.openai_http.dialects import Dialect, find_dialect
-from backends.openai_http.failures import UpstreamStatus, from_event, from_exception, not_protocol
+from backends.openai_http.failures import UpstreamStatus, from_event, from_exception, is_missing_route, not_protocol
+from backends.openai_http.forwarding import Forwarding, no_completions
 from backends.openai_http.http import Body, Upstream
 from backends.openai_http.sessions import HTTPSession
 from backends.openai_http.settings import OpenAIHTTPSettings
 from backends.openai_http.sse import SSEError, SSEParser
+from backends.openai_http.texts import TextReader, text_body
 from backends.openai_http.vocabulary import read_vocabulary
 from backends.openai_http.wire import ChatReader, chat_body
 from backends.protocol import Session
+from backends.raw import is_raw
 from backends.seats import Seats
-from backends.types import Message, TextEnd, TextEvent, TextRequest, Vocabulary
+from backends.secrets import keep_secret
+from backends.types import ForwardRequest, Message, TextEnd, TextEvent, TextRequest, Vocabulary
 
 
 class OpenAIHTTPBackend:
     """A `TokenBackend` over HTTP. Whether it really opens sessions, `why_not_fused` says.
 
     `TextEnd.usage` holds zeros where the server reports none: tokens are not guessed from the number of chunks.
-    Only text is read: a tool call in an answer shows in its `finish_reason` alone.
     vocabulary: the model's, where the caller has it already; otherwise it is read from `settings.vocabulary`.
     """
 
     def __init__(self, name: str, settings: OpenAIHTTPSettings, *, vocabulary: Vocabulary | None = None) -> None:
+        keep_secret([settings.api_key, *settings.headers.values()])
         self._name = name
         self._settings = settings
         self._model = settings.model or name
@@ -50,6 +55,11 @@ class OpenAIHTTPBackend:
     def admitted(self) -> int:
         """Streams and sessions that hold a seat now."""
         return self._seats.taken
+
+    @property
+    def seats(self) -> Seats:
+        """See `backends.protocol.SeatedBackend`."""
+        return self._seats
 
     async def start(self) -> None:
         """Read the configured vocabulary. With `sessions: on`, also ask the server: raises CapabilityMissing with the
@@ -79,21 +89,29 @@ class OpenAIHTTPBackend:
 
     @asynccontextmanager
     async def stream(self, request: TextRequest) -> AsyncIterator[AsyncIterator[TextEvent]]:
-        body = chat_body(self._model, self._settings, request)
-        async with (
-            await self._seats.take(),
-            self._upstream.stream(f"{self._settings.api}/chat/completions", body) as answer,
-        ):
-            events = self._events(answer)
-            try:
-                yield events
-            finally:
-                await events.aclose()
+        path, write, reader = "chat/completions", chat_body, ChatReader(self._name)
+        if is_raw(request.messages):
+            path, write, reader = "completions", text_body, TextReader(self._name)
+        body = write(self._model, self._settings, request)
+        try:
+            async with (
+                await self._seats.take(),
+                self._upstream.stream(f"{self._settings.api}/{path}", body) as answer,
+            ):
+                events = self._events(answer, reader)
+                try:
+                    yield events
+                finally:
+                    await events.aclose()
+        except (BackendUnavailable, RequestRejected) as error:
+            if path != "completions" or not is_missing_route(error):
+                raise
+            raise no_completions(self._name) from error
 
-    async def _events(self, answer: Body) -> AsyncGenerator[TextEvent, None]:
+    async def _events(self, answer: Body, reader: ChatReader) -> AsyncGenerator[TextEvent, None]:
         if answer.content_type == "application/json":
             raise await self._unstreamed(answer)
-        parser, reader = SSEParser(), ChatReader(self._name)
+        parser = SSEParser()
         try:
             while not reader.done and (data := await answer.read()):
                 for event in parser.feed(data):
@@ -106,9 +124,11 @@ class OpenAIHTTPBackend:
             raise from_exception(self._name, error) from error
         if reader.finish_reason is None and not reader.done:
             raise BackendUnavailable(self._name, f"The server of model {self._name!r} broke off its answer.")
+        if delta := reader.rest():
+            yield delta
         if reader.done:
             await answer.drain()
-        yield TextEnd(reader.finish_reason or "stop", reader.usage)
+        yield TextEnd(reader.ended_by, reader.usage)
 
     async def _unstreamed(self, answer: Body) -> BackendError:
         """A JSON body with status 200 where a stream was asked for: an error, or a server that can't stream."""
@@ -122,6 +142,38 @@ class OpenAIHTTPBackend:
         if isinstance(payload, dict) and payload.get("error"):
             return from_event(self._name, payload)
         return not_protocol(self._name, data.decode(errors="replace"))
+
+    def forward(self, request: ForwardRequest) -> Forwarding:
+        """See `backends.protocol.ForwardingBackend`."""
+        return Forwarding(self._name, self._model, self._settings, self._upstream, self._seats, request)
+
+    # What some servers have beside chat
+
+    async def embed(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """See `backends.protocol.EmbeddingBackend`."""
+        return await self._aside(f"{self._settings.api}/embeddings", fields, "has no embeddings")
+
+    async def tokenize(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """See `backends.protocol.TokenizerBackend`."""
+        return await self._aside(f"{self._settings.root}/tokenize", fields, "does not tell tokens")
+
+    async def detokenize(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """See `backends.protocol.TokenizerBackend`."""
+        return await self._aside(f"{self._settings.root}/detokenize", fields, "does not tell tokens")
+
+    async def _aside(self, url: str, fields: Mapping[str, Any], lacks: str) -> dict[str, Any]:
+        async with await self._seats.take():
+            try:
+                answer = await self._upstream.call("POST", url, {**fields, "model": self._model})
+            except (BackendUnavailable, RequestRejected) as error:
+                if not is_missing_route(error):
+                    raise
+                raise CapabilityMissing(self._name, f"The server of model {self._name!r} {lacks}.") from error
+        if not isinstance(answer, dict):
+            raise not_protocol(self._name, answer)
+        if answer.get("error"):
+            raise from_event(self._name, answer)
+        return answer
 
     # Tokens
 
@@ -162,10 +214,9 @@ class OpenAIHTTPBackend:
             if limit is not None and (needed := len(prompt) + (max_tokens or 1)) > limit:
                 message = f"Model {self._name!r} can read {limit} tokens; {needed} are needed."
                 raise ContextTooLong(self._name, message, tokens=needed, limit=limit)
-            k = min(k, dialect.max_k or k, len(vocabulary))
-            session = HTTPSession(
-                self._name, dialect, prompt, limit, k, self._settings.score_parallel, freed=seat.release
-            )
+            most = min(dialect.max_k or len(vocabulary), len(vocabulary))
+            parallel = self._settings.score_parallel
+            session = HTTPSession(self._name, dialect, prompt, limit, min(k, most), parallel, seat.release, most)
             try:
                 yield session
             finally:

@@ -95,13 +95,13 @@ class _Call:
         base = self.settings.root if root else self.settings.api
         answer = await self._upstream.call("POST", base + path, {"model": self._model, **body})
         if not isinstance(answer, dict):
-            raise not_protocol(self.name, str(answer))
+            raise not_protocol(self.name, answer)
         return answer
 
     async def get(self, path: str) -> dict[str, Any]:
         answer = await self._upstream.call("GET", self.settings.root + path)
         if not isinstance(answer, dict):
-            raise not_protocol(self.name, str(answer))
+            raise not_protocol(self.name, answer)
         return answer
 
     async def complete(self, ids: Sequence[int], logprobs: int, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class _Call:
         except (KeyError, IndexError, TypeError):
             found = None
         if not isinstance(found, dict):
-            raise not_protocol(self.name, str(answer))
+            raise not_protocol(self.name, answer)
         return found
 
 
@@ -144,7 +144,7 @@ class VLLM:
         answer = await self._call.post("/tokenize", body)
         ids, limit = answer.get("tokens"), answer.get("max_model_len")
         if not _are_ids(ids) or not isinstance(limit, int):
-            raise not_protocol(self._call.name, str(answer))
+            raise not_protocol(self._call.name, answer)
         return list(ids), limit
 
     async def top(self, ids: Sequence[int], k: int) -> TopK:
@@ -170,7 +170,7 @@ class VLLM:
             listed = found["top_logprobs"][0]
             return {int(key.removeprefix("token_id:")): float(value) for key, value in listed.items()}
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-            raise not_protocol(self._call.name, str(found)) from None
+            raise not_protocol(self._call.name, found) from None
 
 
 class LlamaCpp:
@@ -188,10 +188,10 @@ class LlamaCpp:
         extra = {key: value for key, value in self._call.settings.extra_body.items() if key in kept}
         rendered = await self._call.post("/apply-template", {**extra, "messages": as_json(messages)})
         if not isinstance(text := rendered.get("prompt"), str):
-            raise not_protocol(self._call.name, str(rendered))
+            raise not_protocol(self._call.name, rendered)
         answer = await self._call.post("/tokenize", {"content": text, "add_special": True, "parse_special": True})
         if not _are_ids(ids := answer.get("tokens")):
-            raise not_protocol(self._call.name, str(answer))
+            raise not_protocol(self._call.name, answer)
         return list(ids), await self._limit()
 
     async def top(self, ids: Sequence[int], k: int) -> TopK:
@@ -202,7 +202,7 @@ class LlamaCpp:
         try:
             listed = {int(top["id"]): float(top["logprob"]) for top in found["content"][0]["top_logprobs"]}
         except (KeyError, IndexError, TypeError, ValueError):
-            raise not_protocol(self._call.name, str(found)) from None
+            raise not_protocol(self._call.name, found) from None
         return _top(listed, k, self._size)
 
     async def lookup(self, ids: Sequence[int], wanted: Sequence[int]) -> LogProbs:

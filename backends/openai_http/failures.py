@@ -7,6 +7,8 @@ addresses and shortened; everything else is our own words. The rest is in the `_
 from __future__ import annotations
 
 import re
+import socket
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +27,9 @@ from backends.errors import (
     ContextTooLong,
     RequestRejected,
 )
+from backends.openai_http.connections import Broken, BrokenOff, NotHTTP
 from backends.openai_http.sse import SSEError
+from backends.secrets import censored
 
 EXCEPTIONS: tuple[tuple[type[Exception], type[BackendError], str], ...] = (
     (TimeoutError, BackendTimeout, "did not answer in time"),  # aiohttp's ServerTimeoutError and its kin are such
@@ -38,8 +42,13 @@ EXCEPTIONS: tuple[tuple[type[Exception], type[BackendError], str], ...] = (
     (aiohttp.InvalidURL, BackendUnavailable, "has an address that can't be used"),
     (aiohttp.ClientResponseError, BackendUnavailable, "answered something that is not its protocol"),
     (aiohttp.ClientError, BackendUnavailable, "could not be asked"),  # all others, those of newer versions too
+    (Broken, BackendUnavailable, "broke the connection"),
+    (BrokenOff, BackendUnavailable, "broke off in the middle of its answer"),
+    (NotHTTP, BackendUnavailable, "answered something that is not its protocol"),
     (SSEError, BackendUnavailable, "answered something that is not its protocol"),
     (orjson.JSONDecodeError, BackendUnavailable, "answered something that is not its protocol"),
+    (socket.gaierror, BackendUnavailable, "can't be found"),
+    (ssl.SSLError, BackendUnavailable, "can't be reached securely"),
     (OSError, BackendUnavailable, "can't be reached"),
 )
 """Foreign exception, ours, what is said of the model's server. The first that fits counts."""
@@ -48,12 +57,18 @@ NETWORK: tuple[type[Exception], ...] = tuple(kind for kind, _, _ in EXCEPTIONS)
 """What to catch around anything that touches the wire."""
 
 
+_LOGGED = 300
+"""Characters of a server's own words that the log gets."""
+
+
 class UpstreamStatus(Exception):
     """The cause of an error that came as an HTTP status or an error event: for the log."""
 
     def __init__(self, status: int, text: str) -> None:
-        super().__init__(f"status {status}: {text}")
+        # In full it may hold what was asked and answered: servers like to repeat that.
+        super().__init__(f"status {status}: {censored(text)[:_LOGGED]}")
         self.status = status
+        self.text = text
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +85,10 @@ def from_exception(model: str, error: Exception) -> BackendError:
     """The error of ours for an exception of the network or the wire."""
     for kind, ours, text in EXCEPTIONS:
         if isinstance(error, kind):
-            return ours(model, f"The server of model {model!r} {text}.")
+            made = ours(model, f"The server of model {model!r} {text}.")
+            # What the operating system says comes from connecting: a connection that ends later is `Broken` or `BrokenOff`.
+            made.repeatable = isinstance(error, OSError) and not isinstance(error, TimeoutError)
+            return made
     return BackendUnavailable(model, f"The server of model {model!r} failed.")
 
 
@@ -79,23 +97,33 @@ def from_response(model: str, status: int, headers: Mapping[str, str], body: byt
     said = _read(body)
     error = _too_long(model, status, said) or _by_status(model, status, headers, said)
     error.__cause__ = UpstreamStatus(status, body[:2000].decode(errors="replace"))
+    # Only a server that says when to come again has asked for it.
+    error.repeatable = isinstance(error, BackendOverloaded) and error.retry_after is not None
     return error
 
 
 def from_event(model: str, payload: Any) -> BackendError:
     """The error of ours for an `{"error": …}` in a body or stream that began as a success."""
-    said = _read(orjson.dumps(payload))
+    said = _said(payload)
     status = int(said.code) if said.code.isdigit() and 400 <= int(said.code) <= 599 else 500
     error = _too_long(model, 400, said) or _by_status(model, status, {}, said)
-    error.__cause__ = UpstreamStatus(status, str(payload)[:2000])
+    error.__cause__ = UpstreamStatus(status, _written(payload)[:2000])
     return error
 
 
-def not_protocol(model: str, detail: str) -> BackendUnavailable:
-    """It answered, but not as an OpenAI-compatible server does. `detail` goes to the log only."""
+def not_protocol(model: str, detail: Any) -> BackendUnavailable:
+    """It answered, but not as an OpenAI-compatible server does. detail: text, or JSON as it was read; for the log only."""
     error = BackendUnavailable(model, f"The server of model {model!r} answered something that is not its protocol.")
-    error.__cause__ = UpstreamStatus(200, detail[:2000])
+    error.__cause__ = UpstreamStatus(200, (detail if isinstance(detail, str) else _written(detail))[:2000])
     return error
+
+
+def is_missing_route(error: BackendError) -> bool:
+    """If the server answered that it has no such route, or not for this model (vLLM: "does not support Embeddings API")."""
+    cause = error.__cause__
+    if not isinstance(cause, UpstreamStatus):
+        return False
+    return cause.status in (404, 405, 501) or (cause.status == 400 and "does not support" in cause.text)
 
 
 def _by_status(model: str, status: int, headers: Mapping[str, str], said: _Said) -> BackendError:
@@ -151,20 +179,34 @@ def _read(body: bytes) -> _Said:
         payload = orjson.loads(body)
     except orjson.JSONDecodeError:
         return _Said(body[:500].decode(errors="replace"))
-    if not isinstance(payload, dict):
-        return _Said(str(payload)[:500])
-    error = payload.get("error", payload)
+    return _said(payload)
+
+
+_FIELD = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+"""What a field of a request may be called: a server may say anything there."""
+
+
+def _said(payload: Any) -> _Said:
+    error = payload.get("error", payload) if isinstance(payload, dict) else payload
     if not isinstance(error, dict):
-        return _Said(str(error))
+        return _Said(error if isinstance(error, str) else _written(error)[:500])
     message = error.get("message") or error.get("detail") or ""
     param = error.get("param")
     code, kind = error.get("code"), error.get("type")
     return _Said(
-        message if isinstance(message, str) else orjson.dumps(message).decode(),
-        "" if kind is None else str(kind),
-        "" if code is None else str(code),
-        param if isinstance(param, str) else None,
+        message if isinstance(message, str) else _written(message),
+        str(kind) if isinstance(kind, str | int) else "",
+        str(code) if isinstance(code, str | int) else "",
+        param if isinstance(param, str) and _FIELD.fullmatch(param) and censored(param) == param else None,
     )
+
+
+def _written(value: Any) -> str:
+    """JSON as text. What was read may nest deeper than can be written again; nobody would read it."""
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        return ""
 
 
 _ADDRESS = re.compile(
@@ -182,16 +224,17 @@ _ADDRESS = re.compile(
 
 def presentable(text: str) -> str:
     """A server's words without addresses, keys and paths, on one line, at most 400 characters."""
-    text = " ".join(_ADDRESS.sub("…", text).split())
+    text = " ".join(_ADDRESS.sub("…", censored(text)).split())
     return text if len(text) <= 400 else text[:399] + "…"
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds, from Retry-After (seconds or a date) or retry-after-ms."""
+    headers = {name.lower(): value for name, value in headers.items()}
     try:
         if (value := headers.get("retry-after-ms")) is not None:
             seconds = float(value) / 1000
-        elif (value := headers.get("Retry-After")) is None:
+        elif (value := headers.get("retry-after")) is None:
             return None
         elif re.fullmatch(r"\s*[\d.]+\s*", value):
             seconds = float(value)

@@ -1,52 +1,70 @@
-"""The one module that speaks HTTP to a model's server: pool, timeouts, headers, and nothing of what is said."""
+"""HTTP as a model's server wants it: where to, with which headers, for how long, and what its failures mean to us."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import aiohttp
-import anyio
 import orjson
 
 from backends.errors import BackendUnavailable
+from backends.openai_http.connections import LINGER, Connection, Pool, request_head, with_body
 from backends.openai_http.failures import NETWORK, from_exception, from_response
 from backends.openai_http.settings import OpenAIHTTPSettings
+from backends.tracecontext import TRACEPARENT
 
 ERROR_BODY = 64 * 1024
 """Most bytes read of an error's body."""
 JSON_BODY = 64 * 1024 * 1024
 """Most bytes read of a JSON answer: some thousand log-probabilities fit a hundred times."""
-_LAST_READ = 0.25  # seconds to wait for the end of a body whose last event is already here
 
 
 class Body:
-    """The bytes of a streamed answer, as they come."""
+    """The bytes of an answer, as they come. `close` it, or `finish` it after its last event."""
 
-    def __init__(self, model: str, response: aiohttp.ClientResponse, timeouts: tuple[float, float]) -> None:
+    __slots__ = ("_connection", "_first", "_model", "_timeout")
+
+    def __init__(self, model: str, connection: Connection, first: float, timeout: float) -> None:
         self._model = model
-        self._response = response
-        self._timeouts = timeouts
-        self.content_type = response.content_type
+        self._connection = connection
+        self._first: float | None = first
+        self._timeout = timeout
+
+    @property
+    def content_type(self) -> str:
+        """Without its parameters; "" where there is none."""
+        return self._connection.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     async def read(self) -> bytes:
         """More bytes; b"" at the end. Raises a BackendError where the connection breaks or stalls."""
-        first, between = self._timeouts
-        self._timeouts = between, between
+        timeout, self._first = self._first or self._timeout, None
         try:
-            with anyio.fail_after(first):
-                return await self._response.content.readany()
+            return await self._connection.read(timeout)
+        except NETWORK as error:
+            raise from_exception(self._model, error) from error
+
+    async def whole(self, limit: int = JSON_BODY) -> bytes:
+        """All of it, within the time that was left for the first byte. What is beyond `limit` is cut, which no longer is JSON."""
+        assert self._first is not None
+        try:
+            return await _bounded(self._connection, limit, self._first)
         except NETWORK as error:
             raise from_exception(self._model, error) from error
 
     async def drain(self) -> None:
-        """After the last event: read the end of the body, so that the connection can be used again."""
-        with anyio.move_on_after(_LAST_READ):
-            try:
-                await self._response.content.readany()
-            except NETWORK:
-                return
+        """After the last event: wait for the end of the body, a moment at most, so that the connection can be used again."""
+        with suppress(*NETWORK):
+            await self._connection.read(LINGER)
+
+    def finish(self) -> None:
+        """As `drain`, but nobody waits: the end of the body is awaited behind the scenes."""
+        self._connection.linger()
+
+    def close(self) -> None:
+        """An answer that was not read to its end closes the connection: the server notices at once. Idempotent."""
+        self._connection.close()
 
 
 class Upstream:
@@ -56,7 +74,8 @@ class Upstream:
     def __init__(self, model: str, settings: OpenAIHTTPSettings) -> None:
         self._model = model
         self._settings = settings
-        self._session: aiohttp.ClientSession | None = None
+        self._pool: Pool | None = None
+        self._heads: dict[tuple[str, str], bytes] = {}
         self._closed = False
 
     async def call(
@@ -66,84 +85,94 @@ class Upstream:
 
         within: seconds until the whole answer is here; None: the settings' `first_byte_timeout`.
         """
-        deadline = anyio.current_time() + (within or self._settings.first_byte_timeout)
-        async with self._send(method, url, body, deadline) as response:
-            try:
-                with anyio.fail_after(deadline - anyio.current_time()):
-                    data = await _bounded(response, JSON_BODY)
-                return orjson.loads(data)
-            except NETWORK as error:
-                raise from_exception(self._model, error) from error
+        answer = await self.ask(method, url, None if body is None else orjson.dumps(body), within)
+        try:
+            return orjson.loads(await answer.whole())
+        except orjson.JSONDecodeError as error:
+            raise from_exception(self._model, error) from error
+        finally:
+            answer.close()
 
     @asynccontextmanager
     async def stream(self, url: str, body: Mapping[str, Any]) -> AsyncIterator[Body]:
-        """One POST whose answer is read in pieces. Leaving early closes the connection at once: the server notices."""
-        deadline = anyio.current_time() + self._settings.first_byte_timeout
-        async with self._send("POST", url, body, deadline) as response:
-            yield Body(self._model, response, (deadline - anyio.current_time(), self._settings.chunk_timeout))
+        """One POST whose answer is read in pieces. Leaving early closes the connection at once."""
+        answer = await self.ask("POST", url, orjson.dumps(body))
+        try:
+            yield answer
+        finally:
+            answer.close()
+
+    async def ask(self, method: str, url: str, body: bytes | None, within: float | None = None) -> Body:
+        """One request; the beginning of its answer, whose status was 200. `close` it. Raises a BackendError."""
+        pool = self._open_pool()
+        head = self._heads.get((method, url))
+        if head is None:
+            head = self._heads[method, url] = request_head(method, url, self._headers())
+        if (traceparent := TRACEPARENT.get()) is not None:
+            head += b"traceparent: %b\r\n" % traceparent.encode()
+        timeout = within or self._settings.first_byte_timeout
+        deadline = pool.loop.time() + timeout
+        try:
+            connection = await pool.ask(with_body(head, body or b""), timeout)
+        except NETWORK as error:
+            raise from_exception(self._model, error) from error
+        if connection.status != 200:
+            try:
+                data = await self._error_body(connection)
+                raise from_response(self._model, connection.status, connection.headers, data)
+            finally:
+                connection.close()
+        left = max(0.001, deadline - pool.loop.time())
+        return Body(self._model, connection, left, self._settings.chunk_timeout)
 
     async def aclose(self) -> None:
         """Close all connections. Idempotent."""
         self._closed = True
-        if self._session is not None:
-            await self._session.close()
+        if self._pool is not None:
+            self._pool.close()
 
-    @asynccontextmanager
-    async def _send(
-        self, method: str, url: str, body: Mapping[str, Any] | None, deadline: float
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        session = self._open_session()
+    async def _error_body(self, connection: Connection) -> bytes:
         try:
-            with anyio.fail_after(deadline - anyio.current_time()):
-                response = await session.request(
-                    method, url, data=None if body is None else orjson.dumps(body), allow_redirects=False
-                )
-        except NETWORK as error:
-            raise from_exception(self._model, error) from error
-        try:
-            if response.status != 200:
-                raise from_response(self._model, response.status, response.headers, await self._error_body(response))
-            yield response
-        finally:
-            # Whole answers give their connection back to the pool by themselves; `close` is for all others.
-            response.close()
-
-    async def _error_body(self, response: aiohttp.ClientResponse) -> bytes:
-        try:
-            with anyio.fail_after(self._settings.connect_timeout):
-                return await _bounded(response, ERROR_BODY)
+            return await _bounded(connection, ERROR_BODY, self._settings.connect_timeout)
         except NETWORK:
             return b""  # the status says enough
 
-    def _open_session(self) -> aiohttp.ClientSession:
+    def _headers(self) -> dict[str, str]:
+        """What the settings say wins over what we send by ourselves, and the key over both."""
+        settings = self._settings
+        ours = {
+            "User-Agent": "modelnet-gateway",
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+        }
+        key = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
+        by_name = {
+            name.lower(): (name, value) for name, value in [*ours.items(), *settings.headers.items(), *key.items()]
+        }
+        return dict(by_name.values())
+
+    def _open_pool(self) -> Pool:
         if self._closed:
             raise BackendUnavailable(self._model, f"Model {self._model!r} is closed.")
-        if self._session is None:
+        if self._pool is None:
             settings = self._settings
-            headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **settings.headers}
-            if settings.api_key:
-                headers["Authorization"] = f"Bearer {settings.api_key}"
-            self._session = aiohttp.ClientSession(
-                # limit=0: admission is bounded before, by seats; a pool that queues would hide it.
-                connector=aiohttp.TCPConnector(
-                    limit=0, keepalive_timeout=settings.keep_alive, ssl=settings.verify, ttl_dns_cache=60
-                ),
-                timeout=aiohttp.ClientTimeout(
-                    total=None, connect=settings.connect_timeout, sock_connect=settings.connect_timeout
-                ),
-                headers=headers,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=True,
-                trust_env=False,
+            self._pool = Pool(
+                settings.base_url,
+                connect_timeout=settings.connect_timeout,
+                keep_alive=settings.keep_alive,
+                verify=settings.verify,
             )
-        return self._session
+        return self._pool
 
 
-async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body, up to a limit; what is beyond it is cut, which no longer is JSON."""
+async def _bounded(connection: Connection, limit: int, timeout: float) -> bytes:
+    """The body, up to a limit, all within `timeout` seconds."""
     parts: list[bytes] = []
     size = 0
-    while size < limit and (part := await response.content.readany()):
+    now = asyncio.get_running_loop().time
+    deadline = now() + timeout
+    while size < limit and (part := await connection.read(max(0.0, deadline - now()))):
         parts.append(part)
         size += len(part)
-    return b"".join(parts)[:limit]
+    return parts[0] if len(parts) == 1 else b"".join(parts)[:limit]

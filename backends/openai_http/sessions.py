@@ -13,7 +13,7 @@ from backends.types import LogProbs, TopK
 
 
 class HTTPSession:
-    """freed: called once, when the session is closed."""
+    """freed: called once, when the session is closed. most: the largest k there can be."""
 
     def __init__(
         self,
@@ -24,6 +24,7 @@ class HTTPSession:
         k: int,
         parallel: int,
         freed: Callable[[], None],
+        most: int | None = None,
     ) -> None:
         self._name = name
         self._dialect = dialect
@@ -31,6 +32,7 @@ class HTTPSession:
         self._prompt = len(self._ids)
         self._limit = limit
         self._k = k
+        self._most = k if most is None else most
         self._parallel = parallel
         self._freed = freed
         self._here: TopK | None = None
@@ -39,6 +41,11 @@ class HTTPSession:
     @property
     def prompt_tokens(self) -> int:
         return self._prompt
+
+    def widen(self, k: int) -> bool:
+        before = self._k
+        self._k = max(before, min(k, self._most))
+        return self._k > before
 
     async def step(self, append: Sequence[int] = ()) -> TopK:
         """One request."""

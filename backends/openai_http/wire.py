@@ -8,10 +8,11 @@ from typing import Any
 
 import orjson
 
+from backends.openai_http.calls import CallReader, Malformed
 from backends.openai_http.failures import from_event, not_protocol
 from backends.openai_http.settings import OpenAIHTTPSettings
 from backends.openai_http.sse import SSEEvent
-from backends.types import Message, TextDelta, TextRequest, Usage
+from backends.types import Message, TextDelta, TextRequest, TokenLogprob, ToolCallDelta, Usage
 
 _OURS = frozenset({"model", "messages", "stream", "n"})
 """Fields of a request that nobody but us sets: one choice is what a text stream can carry."""
@@ -35,6 +36,8 @@ def chat_body(model: str, settings: OpenAIHTTPSettings, request: TextRequest) ->
         "stop": list(sampling.stop) or None,
         "frequency_penalty": sampling.frequency_penalty,
         "presence_penalty": sampling.presence_penalty,
+        "min_p": sampling.min_p,
+        "logit_bias": {str(token): bias for token, bias in sampling.logit_bias.items()} or None,
     }
     body |= {key: value for key, value in said.items() if value is not None}
     options = body.pop("stream_options", None)
@@ -51,9 +54,10 @@ class ChatReader:
     finish_reason: str | None = None
     usage: Usage = field(default_factory=Usage)
     done: bool = False
+    _calls: CallReader = field(default_factory=CallReader)
 
     def read(self, event: SSEEvent) -> TextDelta | None:
-        """The text in an event, if any. Raises a BackendError for an error event or what is no chunk."""
+        """What is said in an event, if anything. Raises a BackendError for an error event or what is no chunk."""
         if event.data.strip() == "[DONE]":
             self.done = True
             return None
@@ -61,35 +65,70 @@ class ChatReader:
             chunk = orjson.loads(event.data)
         except orjson.JSONDecodeError:
             raise not_protocol(self.model, event.data) from None
-        return self._chunk(chunk)
-
-    def _chunk(self, chunk: Any) -> TextDelta | None:
         if not isinstance(chunk, dict):
-            raise not_protocol(self.model, str(chunk))
+            raise not_protocol(self.model, chunk)
         if chunk.get("error"):
             raise from_event(self.model, chunk)
+        try:
+            return self._chunk(chunk)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise not_protocol(self.model, event.data) from error
+
+    def rest(self) -> TextDelta | None:
+        """What is still to be said when the stream has ended. Raises BackendUnavailable for half a tool call."""
+        try:
+            calls = self._calls.finish()
+        except Malformed as error:
+            raise not_protocol(self.model, str(error)) from error
+        return TextDelta("", tool_calls=calls) if calls else None
+
+    @property
+    def ended_by(self) -> str:
+        """Why the answer ended. Servers that were told which tool to call say "stop" where it was called."""
+        reason = self.finish_reason or "stop"
+        return "tool_calls" if self._calls.calls and reason in ("stop", "function_call") else reason
+
+    def _chunk(self, chunk: dict[str, Any]) -> TextDelta | None:
+        self._read_usage(chunk)
+        choice = next((each for each in chunk.get("choices") or () if each.get("index", 0) == 0), None)
+        if choice is None:
+            return None
+        delta = choice.get("delta") or {}
+        text = _text(delta, "content") or _text(delta, "refusal")
+        reasoning = _text(delta, "reasoning_content") or _text(delta, "reasoning")
+        told = choice.get("logprobs")
+        tokens = tuple(_token(entry) for entry in told.get("content") or ()) if told else ()
+        calls: tuple[ToolCallDelta, ...] = ()
+        if "tool_calls" in delta or "function_call" in delta:
+            calls = self._calls.read(delta)
+        if (reason := choice.get("finish_reason")) is not None:
+            self._finish(str(reason), chunk)
+        return TextDelta(text, reasoning, tokens, calls) if text or reasoning or tokens or calls else None
+
+    def _read_usage(self, chunk: dict[str, Any]) -> None:
         if isinstance(usage := chunk.get("usage"), dict):
             self.usage = Usage(_count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
-        text = reasoning = ""
-        for choice in chunk.get("choices") or ():
-            if not isinstance(choice, dict) or choice.get("index", 0) != 0:
-                continue
-            delta = choice.get("delta") or {}
-            text += _text(delta, "content") or _text(delta, "refusal")
-            reasoning += _text(delta, "reasoning_content") or _text(delta, "reasoning")
-            if (reason := choice.get("finish_reason")) is not None:
-                self._finish(str(reason), chunk)
-        return TextDelta(text, reasoning) if text or reasoning else None
 
     def _finish(self, reason: str, chunk: Any) -> None:
         if reason in ("error", "abort"):  # given by routers and by engines that lost the request: no success
-            raise from_event(self.model, {"error": {"message": str(chunk)}})
+            raise from_event(self.model, {"error": {"message": chunk}})
         self.finish_reason = reason
 
 
-def _text(delta: Any, key: str) -> str:
-    value = delta.get(key) if isinstance(delta, dict) else None
+def _text(delta: dict[str, Any], key: str) -> str:
+    value = delta.get(key)
     return value if isinstance(value, str) else ""
+
+
+def _token(entry: dict[str, Any]) -> TokenLogprob:
+    top = tuple((_bytes(other), float(other["logprob"])) for other in entry.get("top_logprobs") or ())
+    return TokenLogprob(_bytes(entry), float(entry["logprob"]), top)
+
+
+def _bytes(entry: dict[str, Any]) -> bytes:
+    """The exact bytes where the server gives them: the text of a token that is part of a character says nothing."""
+    given = entry.get("bytes")
+    return bytes(given) if isinstance(given, list) else str(entry["token"]).encode()
 
 
 def _count(usage: Mapping[str, Any], key: str) -> int:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
 from backends.errors import BackendError, BackendTimeout, BackendUnavailable, CapabilityMissing
+from backends.openai_http import OpenAIHTTPBackend
 from backends.openai_http.wire import messages as as_json
 from backends.protocol import Session
 from backends.seats import Seats
-from backends.types import Message, TextEvent, TextRequest, Vocabulary
+from backends.types import ForwardRequest, Message, TextEvent, TextRequest, Vocabulary
 from backends.vllm import frames
 from backends.vllm.connection import Connection
+from backends.vllm.forwarding import Forwarding
 from backends.vllm.replica import Replica
 from backends.vllm.session import VLLMSession
 from backends.vllm.settings import VLLMSettings
@@ -51,6 +53,21 @@ class VLLMBackend:
     def loads(self) -> list[int]:
         """Streams and sessions on every server, in the order of `urls`."""
         return [replica.load for replica in self._replicas]
+
+    @property
+    def seats(self) -> Seats:
+        """See `backends.protocol.SeatedBackend`."""
+        return self._seats
+
+    @property
+    def replicas(self) -> int:
+        """See `backends.protocol.ReplicatedBackend`."""
+        return len(self._replicas)
+
+    @property
+    def replicas_out(self) -> int:
+        """See `backends.protocol.ReplicatedBackend`."""
+        return sum(replica.out for replica in self._replicas)
 
     async def start(self) -> None:
         """With `sessions: on`, shake hands: raises CapabilityMissing with the reason where no token sessions can be opened,
@@ -95,10 +112,51 @@ class VLLMBackend:
                     replica.failed()
                     error = found
                     await attempt.aclose()
+                except BackendTimeout:
+                    replica.failed()
+                    raise
                 else:
                     replica.reached()
-                    yield events
+                    with replica.watched():
+                        yield events
                     return
+            assert error is not None
+            raise error
+
+    def forward(self, request: ForwardRequest) -> Forwarding:
+        """See `backends.protocol.ForwardingBackend`."""
+        self._check_open()
+        return Forwarding(self._seats, self._in_order, request)
+
+    # What servers have beside chat
+
+    async def embed(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """See `backends.protocol.EmbeddingBackend`."""
+        return await self._aside(lambda server: server.embed(fields))
+
+    async def tokenize(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """See `backends.protocol.TokenizerBackend`."""
+        return await self._aside(lambda server: server.tokenize(fields))
+
+    async def detokenize(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """See `backends.protocol.TokenizerBackend`."""
+        return await self._aside(lambda server: server.detokenize(fields))
+
+    async def _aside(self, ask: Callable[[OpenAIHTTPBackend], Awaitable[T]]) -> T:
+        """One call to the server that has least to do, of those that can be reached."""
+        async with await self._seats.take():
+            self._check_open()
+            error: BackendError | None = None
+            for replica in self._in_order():
+                try:
+                    with _counted(replica):
+                        answer = await ask(replica.text)
+                except BackendUnavailable as found:
+                    replica.failed()
+                    error = found
+                else:
+                    replica.reached()
+                    return answer
             assert error is not None
             raise error
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import anyio
 
+from backends.errors import BackendTimeout, BackendUnavailable
 from backends.openai_http import OpenAIHTTPBackend
 from backends.vllm.connection import Connection
 from backends.vllm.settings import VLLMSettings
@@ -29,7 +33,9 @@ class Replica:
         return anyio.current_time() < self._out_until
 
     def failed(self) -> None:
-        """Leave it out for a while, twice as long as the last time."""
+        """Leave it out for a while, twice as long as the last time. What fails while it is left out already, began before that."""
+        if self.out:
+            return
         self._out_until = anyio.current_time() + self._pause
         self._pause = min(self._pause * 2, self._settings.retry_most)
 
@@ -37,6 +43,16 @@ class Replica:
         """It answers."""
         self._out_until = 0.0
         self._pause = self._settings.retry
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """For the time in which an answer comes from it: one that breaks off or stalls counts as a failure of the server."""
+        try:
+            yield
+        except (BackendUnavailable, BackendTimeout) as error:
+            if error.model == self._model:
+                self.failed()
+            raise
 
     async def connection(self) -> Connection:
         """The connection, made anew if the last one was lost. Raises a BackendError."""

@@ -21,8 +21,8 @@ from backends.types import LogProbs, TopK, Vocabulary
 from gateway.bench.report import Number
 from gateway.bench.speed import answer
 from gateway.bench.tape import ReplayDiffers, Tape, playing
-from strategies.fusion import FUSERS, Fuser, chooser_for, route
-from strategies.vocabulary import inventory_of
+from strategies.fusion import Fuser, Node, chooser_for, fuser_of, root, route
+from strategies.vocabulary import forget_inventories, inventory_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ async def measure(tape: Tape, wiring: str, replays: int, tell: Callable[[str], N
     """Replay `replays` times each way. Raises ReplayDiffers if a replay is not what was recorded."""
     tell(f"our own code: {wiring}, k {tape.options.top_k}")
     vocabularies = await vocabularies_of(tape)
-    inventory_of.cache_clear()
+    forget_inventories()
     watch = Stopwatch()
     inventory_of(vocabularies)
     built = watch.read()
@@ -86,7 +86,7 @@ async def through_engine(tape: Tape) -> Spent:
 def through_fuser(tape: Tape, vocabularies: Sequence[Vocabulary]) -> Spent:
     """One replay through a new fuser, as the engine would drive it. Raises ReplayDiffers."""
     options = tape.options
-    fuser = FUSERS[options.fuser](vocabularies, tape.stage.weights, chooser_for(options.sampling))
+    fuser = fuser_of(options.fuser)(vocabularies, tape.stage.weights, chooser_for(options.sampling))
     turn_stops = [getattr(tape.catalog[b.model].backend, "turn_stops", ()) for b in tape.stage.branches]
     out = TextOut([*options.sampling.stop, *(stop for stops in turn_stops for stop in stops)])
     tops = [[call.result for call in track.calls if call.kind == "step"] for track in tape.tracks]
@@ -109,22 +109,25 @@ def _drive(
     values: Sequence[Sequence[LogProbs | CapabilityMissing]],
     pieces: int,
 ) -> str:
-    """The engine's loop (`strategies.engine.stages`) with the waiting taken out."""
-    places = [nodes[0] for nodes in fuser.due()]
+    """The engine's loop (`strategies.engine.group`) with the waiting taken out."""
+    places: list[Node | None] = [None] * len(tops)
     said_next, value_next = [iter(top) for top in tops], [iter(value) for value in values]
     texts = []
     ended = False
     for _ in range(pieces):
-        for member, nodes in enumerate(fuser.due()):
-            for node in nodes:
-                route(places[member], node)
-                places[member] = node
-                fuser.feed(member, node, next(said_next[member]))
-        while wanted := fuser.wants():
-            for lookup in wanted:
-                value = next(value_next[lookup.member])
-                if not isinstance(value, CapabilityMissing):
-                    fuser.supply(lookup, value)
+        while True:
+            for member, nodes in enumerate(fuser.due()):
+                for node in nodes:
+                    route(places[member] or root(node), node)
+                    places[member] = node
+                    fuser.feed(member, node, next(said_next[member]))
+            while wanted := fuser.wants():
+                for lookup in wanted:
+                    value = next(value_next[lookup.member])
+                    if not isinstance(value, CapabilityMissing):
+                        fuser.supply(lookup, value)
+            if not any(fuser.due()):
+                break
         said = fuser.commit()
         ended = said.end or out.stopped
         texts.append(out.finish() if said.end else out.feed(said.text))

@@ -10,6 +10,9 @@ from typing import Annotated
 
 import typer
 
+from gateway.cli.eval import eval_app
+from gateway.cli.experiment import experiment_app
+from gateway.cli.keys import keys_app
 from gateway.cli.models import models_app
 
 app = typer.Typer(
@@ -20,6 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models_app)
+app.add_typer(keys_app)
+app.add_typer(experiment_app)
+app.add_typer(eval_app)
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; default: the demo's.")]
 
@@ -94,25 +100,6 @@ def demo(
     raise typer.Exit(run(config, port, once, question or QUESTION, wiring))
 
 
-@app.command(name="eval")
-def evaluate(
-    wirings: Annotated[list[str], typer.Argument(help="Wirings or aliases to compare.")],
-    data: Annotated[Path, typer.Option("--data", "-d", help="Questions: JSON lines with question and answer.")],
-    config: Config = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first so many.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Budget of the answer, tokens.")] = 400,
-    concurrency: Annotated[
-        int,
-        typer.Option(min=1, help="Questions at a time. More is faster in all; the seconds are then no single user's."),
-    ] = 1,
-    out: Annotated[Path | None, typer.Option(help="Write every answer there, as JSON.")] = None,
-) -> None:
-    """Compare wirings on a question set: right answers with their uncertainty, seconds, tokens, exactness."""
-    from gateway.cli.eval import evaluate as run
-
-    raise typer.Exit(run(config, data, wirings, limit, max_tokens, concurrency, out))
-
-
 @app.command()
 def bench(
     config: Config = None,
@@ -132,3 +119,20 @@ def bench(
     from gateway.cli.bench import bench as run
 
     raise typer.Exit(run(config, wirings or [], tokens, rounds, quick, out, against))
+
+
+@app.command()
+def top(
+    url: Annotated[str, typer.Argument(help="Address of the gateway, without /v1.")] = "http://127.0.0.1:8000",
+    once: Annotated[
+        bool, typer.Option("--once", help="Print it once, over all the time since the gateway began.")
+    ] = False,
+    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between two looks.")] = 2.0,
+) -> None:
+    """Watch a running gateway: requests, times, models, breakers, queues. A key is taken from $MODELNET_API_KEY."""
+    import os
+
+    from gateway.cli.top import top as run
+
+    # Not an option: what stands on a command line can be read by everyone on the machine.
+    raise typer.Exit(run(url, once, interval, os.environ.get("MODELNET_API_KEY")))

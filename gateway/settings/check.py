@@ -6,9 +6,10 @@ import ipaddress
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gateway.settings.check_operations import findings
 from gateway.settings.schema import LlamaCppModel, Settings
 from gateway.settings.source import KeyPath
-from strategies.fusion import FUSERS
+from strategies.fusion import FuserError, fuser_of
 from strategies.routing import Alias as Route
 from strategies.routing import AliasError, check_aliases
 from strategies.topology import Limits
@@ -54,10 +55,15 @@ def _aliases(settings: Settings) -> Iterator[Finding]:
         at = ("aliases", name)
         if alias.prompts is not None and alias.prompts not in known_prompts:
             yield (*at, "prompts"), f"no prompt set of that name; there are {', '.join(known_prompts)}"
-        if alias.fuser is not None and alias.fuser not in FUSERS:
-            yield (*at, "fuser"), f"no fuser of that name; there are {', '.join(FUSERS)}"
+        if alias.fuser is not None:
+            try:
+                fuser_of(alias.fuser)
+            except FuserError as error:
+                yield (*at, "fuser"), str(error)
+    aliases, limits = routes(settings), wiring_limits(settings)
     try:
-        check_aliases(routes(settings), settings.models, wiring_limits(settings))
+        check_aliases(aliases, settings.models, limits)
+        yield from findings(settings, aliases, limits)
     except AliasError as error:
         where, pointer = error.caret().split("\n")
         text = f"column {error.column + 1}: {error.message}\n    {where}\n    {pointer}"
@@ -77,6 +83,8 @@ def routes(settings: Settings) -> dict[str, Route]:
             alias.expression,
             prompts=alias.prompts,
             fuser=alias.fuser,
+            on_member_failure=alias.on_member_failure,
+            member_seconds=alias.member_seconds,
             stage_max_tokens=alias.stage_max_tokens,
             max_tokens=alias.max_tokens,
             description=alias.description or "",
@@ -99,8 +107,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def host_problem(settings: Settings, host: str) -> str | None:
-    """Why the gateway must not be served on that host, None if it may."""
-    if settings.keys or is_loopback(host):
+def host_problem(settings: Settings, host: str, stored_keys: bool = False) -> str | None:
+    """Why the gateway must not be served on that host, None if it may. stored_keys: there are keys that `modelnet keys` made."""
+    if settings.keys or stored_keys or is_loopback(host):
         return None
-    return f"no keys are configured, so only this machine may connect: use --host 127.0.0.1, or set `keys` to serve on {host}"
+    return (
+        f"no keys are configured or stored, so only this machine may connect: use --host 127.0.0.1; "
+        f"to serve on {host}, set `keys`, or make one with `modelnet keys create`"
+    )

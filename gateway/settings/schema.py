@@ -8,19 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 
-NAME_PATTERN = r"^[A-Za-z0-9._/-]+$"
-
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Strict(BaseModel):
-    """Base of every section."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+from gateway.settings import operations
+from gateway.settings.base import Count, Name, Seconds, Strict
+from gateway.settings.resilience import Resilience, Shedding, Tracing
 
 
 class AnyModel(Strict):
@@ -31,6 +23,10 @@ class AnyModel(Strict):
     reasoning: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2, max_length=2)] | None = Field(
         default=None,
         description='Marks around text that is cut before an answer is handed on, e.g. ["<think>", "</think>"].',
+    )
+    hedge_after: Seconds | None = Field(
+        default=None,
+        description="Seconds of silence after which a stage of text is asked for a second time, beside the first; null: never.",
     )
 
 
@@ -128,6 +124,25 @@ class VLLMModel(ServerModel):
     retry_most: Seconds = Field(default=30.0, description="The most that it doubles to, seconds.")
 
 
+class HostedModel(AnyModel):
+    """A model that somebody else hosts, asked by litellm; text only. Needs the extra `hosted`."""
+
+    backend: Literal["hosted"]
+    model: str = Field(min_length=1, description="litellm's name for it, with the provider: anthropic/claude-….")
+    api_key: SecretStr | None = Field(
+        default=None, description="Use ${NAME}; null: what the provider's own environment variable says."
+    )
+    api_base: str | None = Field(
+        default=None, pattern=r"^https?://[^\s]+$", description="Instead of the provider's address."
+    )
+    timeout: Seconds = Field(default=120.0, description="Seconds to connect, and between two parts of an answer.")
+    seats: Count | None = Field(default=64, description="Requests at once; null: no limit.")
+    queue: Annotated[int, Field(ge=0)] = Field(
+        default=64, description="Requests that may wait; more are refused (503)."
+    )
+    extra_body: dict[str, Any] = Field(default_factory=dict, description="Arguments added to every call.")
+
+
 class FakeRule(Strict):
     """An answer to questions that contain a text."""
 
@@ -172,7 +187,7 @@ class FakeModel(AnyModel):
     faults: list[FakeFault] = Field(default_factory=list, description="How it fails.")
 
 
-ModelSettings = Annotated[LlamaCppModel | OpenAIModel | VLLMModel | FakeModel, Field(discriminator="backend")]
+ModelSettings = Annotated[LlamaCppModel | OpenAIModel | VLLMModel | HostedModel | FakeModel, Field(discriminator="backend")]
 
 
 class Alias(Strict):
@@ -182,7 +197,15 @@ class Alias(Strict):
     description: str | None = Field(default=None, description="Shown in /v1/models.")
     prompts: str | None = Field(default=None, description="Name of the prompt set.")
     fuser: str | None = Field(
-        default=None, description="linear or union-top-k: how a group's distributions become one."
+        default=None,
+        description="How a group's distributions become one, with settings behind a colon: linear, geometric, gated:threshold=0.8, …",
+    )
+    on_member_failure: Literal["fail", "drop"] | None = Field(
+        default=None, description="Whether a group fails with a member that fails or is late, or goes on without it."
+    )
+    member_seconds: Seconds | None = Field(
+        default=None,
+        description="A member of a group that takes longer for a step is late; for its first step it has ten times as long.",
     )
     stage_max_tokens: Count | None = Field(default=None, description="Tokens of each stage but the last.")
     max_tokens: Count | None = Field(default=None, description="Tokens of the answer where the request names none.")
@@ -203,6 +226,13 @@ class Limits(Strict):
     )
     top_k: Annotated[int, Field(ge=1, le=1024)] = Field(
         default=64, description="Tokens that each member of a group lists per step."
+    )
+    on_member_failure: Literal["fail", "drop"] = Field(
+        default="fail",
+        description="What happens to a group whose member fails or is late, where the alias does not say.",
+    )
+    member_seconds: Seconds | None = Field(
+        default=None, description="When a member of a group is late, where the alias does not say; null: never."
     )
     request_seconds: Seconds = Field(default=600.0, description="Time for a whole request; then 504.")
     concurrent_requests: Count = Field(default=256, description="Chat requests at once; more are refused (503).")
@@ -237,6 +267,14 @@ class Server(Strict):
     shutdown_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         default=10.0, description="Time that running answers get at the end."
     )
+    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=0.0,
+        description="At the end, time in which /readyz already says no while all else goes on, for load balancers to notice.",
+    )
+    watch_seconds: Annotated[float, Field(ge=0.1, le=3600)] | None = Field(
+        default=None,
+        description="Look this often whether the configuration's files have changed, and reload; null: never.",
+    )
     log: Log = Field(default_factory=Log, description="The log, on standard error.")
 
 
@@ -262,7 +300,25 @@ class Settings(Strict):
     limits: Limits = Field(default_factory=Limits, description="What a request may take.")
     server: Server = Field(default_factory=Server, description="The HTTP side.")
     threads: Threads = Field(default_factory=Threads, description="Processor cores.")
-    keys: list[Annotated[SecretStr, Field(min_length=8)]] = Field(
+    keys: list[operations.AnyKey] = Field(
         default_factory=list,
-        description="Keys that clients may use. With none, only this machine may connect. Use ${NAME}.",
+        description="Keys that clients may use, plain or with rights. With none, only this machine may connect. Use ${NAME}.",
     )
+    key_store: operations.KeyStore = Field(
+        default_factory=operations.KeyStore, description="Keys that are made while the gateway runs."
+    )
+    shared_limits: operations.SharedLimits | None = Field(
+        default=None, description="Where processes that serve the same keys count together."
+    )
+    ledger: operations.Ledger = Field(default_factory=operations.Ledger, description="What is kept of every request.")
+    prices: operations.Prices = Field(default_factory=operations.Prices, description="What tokens cost.")
+    routes: dict[Name, operations.RouteSettings] = Field(
+        default_factory=dict, description="Model names whose requests several wirings share."
+    )
+    shadows: operations.Shadows = Field(
+        default_factory=operations.Shadows, description="Bounds of all shadow copies together."
+    )
+    resilience: Resilience = Field(default_factory=Resilience, description="What is done about models that fail.")
+    shedding: Shedding = Field(default_factory=Shedding, description="Who is refused first when the gateway fills up.")
+    tracing: Tracing | None = Field(default=None, description="OpenTelemetry traces; null: none.")
+    admin: operations.Admin | None = Field(default=None, description="The admin API, on a port of its own.")

@@ -1,27 +1,29 @@
 """Writing an answer to one client while its runs go on: as a stream, or as one JSON body.
 
 A sink takes the events of every choice in the order in which they come. The stream sends its headers with the first text that
-the client may see, or with the first keep-alive if that is due earlier; until then a failure is a real HTTP status. Every write
-is one or more whole events, one write at a time, so a keep-alive never falls into an event.
+the client may see, or with the first keep-alive if that is due earlier; until then a failure is a real HTTP status.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import anyio
 import orjson
 
 from backends.types import Usage
 from gateway.observability.record import RequestRecord
 from gateway.runtime import Prepared
-from gateway.web.asgi import Disconnected, Scope, Send, encoded, send_error, send_json
+from gateway.web.asgi import Scope, Send, send_error, send_json
+from gateway.web.eventstream import EventStream
+from gateway.web.route import Outlet
 from gateway.wire import sse
-from gateway.wire.answers import Answer, Choice, Piece, completion, extension_value, usage_value
+from gateway.wire.answers import Choice, Piece, answer, completion, usage_value
+from gateway.wire.decode import ChatRequest
 from gateway.wire.errors import APIError
+from gateway.wire.extension import extension_value
+from gateway.wire.logprobs import Logprobs
 from strategies.engine.events import Event, Finished
 
 _FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
@@ -37,35 +39,52 @@ class Identity:
     fingerprint: str
 
 
-class Sink(Protocol):
-    """Takes what the runs say."""
+class Sink(Outlet, Protocol):
+    """Takes what the runs say; `end` once every run has finished."""
 
-    closed: bool
+    identity: Identity
+
+    @property
+    def pristine(self) -> bool:
+        """As of `gateway.web.attempts.Restartable`."""
+        ...
+
+    def restart(self, prepared: Prepared) -> None:
+        """As of `gateway.web.attempts.Restartable`."""
+        ...
 
     async def take(self, choice: int, event: Event) -> None:
         """An event of a choice's run."""
         ...
 
-    async def end(self) -> None:
-        """Every run has finished."""
-        ...
 
-    async def fail(self, error: APIError) -> None:
-        """The request has failed."""
-        ...
+class Answering:
+    """What all sinks keep."""
 
-
-class _Answering:
-    """What both sinks keep."""
-
-    def __init__(
-        self, identity: Identity, prepared: Prepared, n: int, show_stages: bool, record: RequestRecord
-    ) -> None:
+    def __init__(self, identity: Identity, prepared: Prepared, request: ChatRequest, record: RequestRecord) -> None:
+        asked = request.asked
+        one_call = asked.tools is not None and not asked.tools.parallel
         self.identity = identity
         self.prepared = prepared
-        self.choices = [Choice(prepared.plan, show_stages) for _ in range(n)]
+        self.request = request
+        self._one_call = one_call
+        self.choices = self._choices(prepared)
+        self.logprobs = None if asked.logprobs is None else Logprobs(asked.logprobs)
         self.record = record
         self.closed = False  # the last write has begun: a client that leaves from now on has its answer
+
+    @property
+    def pristine(self) -> bool:
+        """Whether nothing of the answer has gone out."""
+        return not self.closed
+
+    def restart(self, prepared: Prepared) -> None:
+        """Begin again with another wiring. Only while `pristine`."""
+        self.prepared = prepared
+        self.choices = self._choices(prepared)
+
+    def _choices(self, prepared: Prepared) -> list[Choice]:
+        return [Choice(prepared.plan, self.request.show_stages, self._one_call) for _ in range(self.request.n)]
 
     def finished(self) -> list[Finished]:
         """How every choice ended. Raises RuntimeError for one that never did: a run must not just stop."""
@@ -86,10 +105,23 @@ class _Answering:
             if (end := self.choices[index].finished) is not None
             for report in end.stages
         ]
-        return extension_value(self.prepared.plan, self.prepared.wiring, reports)
+        recorded = None
+        if self.request.asked.record:
+            recorded = [(index, each) for index in choices for each in self.choices[index].recorded]
+        return extension_value(self.prepared.plan, self.prepared.wiring, reports, recorded)
+
+    def degraded(self) -> dict[str, str]:
+        """A header that names the members that left their groups so far, if any did."""
+        left = [event.dropped.model for choice in self.choices for event in choice.dropped]
+        return {"x-modelnet-degraded": ", ".join(dict.fromkeys(left))} if left else {}
+
+    def finish_reason(self, end: Finished) -> str:
+        """One that OpenAI's clients know: some servers have words of their own for an ordinary end."""
+        reason = end.finish_reason if end.finish_reason in _FINISH_REASONS else "stop"
+        return "function_call" if reason == "tool_calls" and self.request.legacy else reason
 
 
-class Whole(_Answering):
+class Whole(Answering):
     """One JSON body at the end."""
 
     def __init__(self, scope: Scope, send: Send, *common: Any) -> None:
@@ -97,6 +129,10 @@ class Whole(_Answering):
         self._scope = scope
         self._send = send
         self._pieces: list[list[Piece]] = [[] for _ in self.choices]
+
+    def restart(self, prepared: Prepared) -> None:
+        super().restart(prepared)
+        self._pieces = [[] for _ in self.choices]
 
     async def take(self, choice: int, event: Event) -> None:
         pieces = self.choices[choice].read(event)
@@ -106,11 +142,7 @@ class Whole(_Answering):
 
     async def end(self) -> None:
         answers = [
-            Answer(
-                "".join(piece.text for piece in pieces if not piece.reasoning),
-                "".join(piece.text for piece in pieces if piece.reasoning),
-                finish_reason(end),
-            )
+            answer(pieces, self.finish_reason(end), self.logprobs)
             for pieces, end in zip(self._pieces, self.finished(), strict=True)
         ]
         body = completion(
@@ -121,33 +153,32 @@ class Whole(_Answering):
             answers=answers,
             usage=self.usage(),
             extension=self.extension(range(len(answers))),
+            legacy=self.request.legacy,
         )
         self.closed = True
-        await send_json(self._send, 200, orjson.dumps(body))
+        await send_json(self._send, 200, orjson.dumps(body), self.degraded())
 
     async def fail(self, error: APIError) -> None:
+        if self.closed:
+            return  # the deadline fell into the last write: the answer is on its way
         self.closed = True
         await send_error(self._scope, self._send, error)
 
 
-class Stream(_Answering):
-    """Server-sent events. `keep_alive` runs beside the runs."""
+class Stream(EventStream, Answering):
+    """Server-sent events, as chat chunks. `keep_alive` runs beside the runs."""
 
-    def __init__(self, scope: Scope, send: Send, include_usage: bool, *common: Any) -> None:
-        super().__init__(*common)
-        self._scope = scope
-        self._send = send
+    def __init__(self, scope: Scope, send: Send, *common: Any) -> None:
+        Answering.__init__(self, *common)
+        EventStream.__init__(self, scope, send, self.record)
         identity = self.identity
         self._writer = sse.ChunkWriter(
             id=identity.id,
             created=identity.created,
             model=identity.model,
             fingerprint=identity.fingerprint,
-            with_usage=include_usage,
+            with_usage=self.request.include_usage,
         )
-        self._lock = anyio.Lock()
-        self._opened = False
-        self._last_write = time.monotonic()
         self._introduced: set[int] = set()
 
     async def take(self, choice: int, event: Event) -> None:
@@ -164,30 +195,20 @@ class Stream(_Answering):
             data = self._writer.usage(usage, self.extension(range(len(self.choices))))
         await self._write(data + sse.DONE, more=False)
 
-    async def fail(self, error: APIError) -> None:
-        if not self._opened:
-            self.closed = True
-            await send_error(self._scope, self._send, error)
-            return
-        # No [DONE]: what a client has got so far must not look like a whole answer.
-        self.record.error = error.code or error.type
-        await self._write(sse.event(error.value()), more=False)
-
-    async def keep_alive(self, seconds: float) -> None:
-        """Write a comment whenever nothing was written for that long. Runs until cancelled."""
-        while True:
-            silent = time.monotonic() - self._last_write
-            if silent >= seconds:
-                await self._write(sse.KEEP_ALIVE)
-            else:
-                await anyio.sleep(seconds - silent)
-
     def _piece(self, choice: int, piece: Piece) -> bytes:
         data = self._introduce(choice)
         if piece.reasoning:
             return data + self._writer.reasoning(choice, piece.text, piece.stage)
         self.record.wrote()
-        return data + self._writer.content(choice, piece.text)
+        if piece.text or piece.tokens:
+            told = None if self.logprobs is None else self.logprobs.values(piece.tokens)
+            data += self._writer.content(choice, piece.text, told)
+        if piece.tool_calls:
+            data += self._writer.tool_calls(choice, piece.tool_calls, self.request.legacy)
+        return data
+
+    def _headers(self) -> Mapping[str, str]:
+        return {**super()._headers(), **self.degraded()}
 
     def _introduce(self, choice: int) -> bytes:
         if choice in self._introduced:
@@ -198,23 +219,4 @@ class Stream(_Answering):
     def _finish(self, choice: int, end: Finished) -> bytes:
         # With usage asked for, the parts come with it in the last chunk.
         extension = None if self._writer.with_usage else self.extension([choice])
-        return self._writer.finish(choice, finish_reason(end), extension)
-
-    async def _write(self, data: bytes, more: bool = True) -> None:
-        async with self._lock:
-            if self.closed:
-                return
-            try:
-                if not self._opened:
-                    await self._send({"type": "http.response.start", "status": 200, "headers": encoded(sse.HEADERS)})
-                    self._opened = True
-                self.closed = not more
-                await self._send({"type": "http.response.body", "body": data, "more_body": more})
-            except OSError as error:  # servers may say so this way
-                raise Disconnected from error
-            self._last_write = time.monotonic()
-
-
-def finish_reason(end: Finished) -> str:
-    """One that OpenAI's clients know: some servers have words of their own for an ordinary end."""
-    return end.finish_reason if end.finish_reason in _FINISH_REASONS else "stop"
+        return self._writer.finish(choice, self.finish_reason(end), extension)

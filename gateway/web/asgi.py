@@ -14,17 +14,20 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_HEADERS = "modelnet.headers"
+
 
 class Disconnected(Exception):
     """The client has left."""
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """A request header, by its lower-case name."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value).decode("latin-1")
-    return None
+    """A request header, by its lower-case name; of several with one name, the first."""
+    by_name = scope.get(_HEADERS)
+    if by_name is None:
+        by_name = scope[_HEADERS] = dict(reversed(list(scope["headers"])))
+    value = by_name.get(name)
+    return None if value is None else bytes(value).decode("latin-1")
 
 
 def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

@@ -9,21 +9,30 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 
 import anyio
+import anyio.to_thread
 import structlog
 
 import gateway
+from gateway.abilities import writes_natively
 from gateway.observability.metrics import Metrics
-from gateway.observability.record import RequestRecord, record_of
-from gateway.runtime import ModelNotReady, Prepared, Runtime
+from gateway.observability.record import RequestRecord
+from gateway.runtime import CantHonour, ModelNotReady, Prepared, Runtime
+from gateway.web.account import account_of
+from gateway.web.admission import Admission
 from gateway.web.answering import Identity, Sink, Stream, Whole
-from gateway.web.asgi import Disconnected, Receive, Scope, Send, read_body, send_error, until_disconnected
+from gateway.web.asgi import Receive, Scope, Send, read_body
+from gateway.web.attempts import Attempts
+from gateway.web.eventstream import EventStream
+from gateway.web.forwarding import Forwarder
+from gateway.web.route import Route, not_ready, within
 from gateway.wire.decode import ChatRequest, RequestLimits, decode_chat
-from gateway.wire.errors import APIError, overloaded, timed_out, to_api_error, unsupported
+from gateway.wire.errors import bad_request, unsupported
 from gateway.wire.topology_errors import wiring_error
 from strategies.engine import run
 from strategies.engine.events import Event, StageFinished
@@ -31,150 +40,86 @@ from strategies.topology import TopologyError
 
 log = structlog.get_logger("modelnet.chat")
 
-CLIENT_LEFT = 499
-"""Status in the log and the metrics of a request whose client left; never sent."""
 
+class ChatRoute(Route):
+    """Answers chat requests. Routes that say the same in other words replace `_decode`, `_fitted` and `_sink`."""
 
-class ChatRoute:
-    """Answers chat requests."""
-
-    def __init__(self, runtime: Runtime, metrics: Metrics) -> None:
+    def __init__(self, runtime: Runtime, metrics: Metrics, admission: Admission) -> None:
+        super().__init__(runtime, metrics, admission)
         limits = runtime.settings.limits
-        self._runtime = runtime
-        self._metrics = metrics
         self._limits = RequestLimits(limits.messages, limits.choices, limits.max_tokens)
-        self._running: set[anyio.CancelScope] = set()
-        self._ending = False
-
-    def end_all(self) -> None:
-        """End every running request, and refuse new ones: the gateway is shutting down."""
-        self._ending = True
-        for scope in tuple(self._running):
-            scope.cancel()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = record_of(scope)
-        try:
-            await self._answer(scope, receive, send, record)
-        except Disconnected:
-            record.status = CLIENT_LEFT
-        except APIError as error:
-            await send_error(scope, send, error)
-        finally:
-            record.status = record.status or 500
-            self._metrics.finished(record)
+        own = type(self) is ChatRoute  # other words for the same can't be handed on as they came
+        self._forwarder = Forwarder(runtime, metrics, admission, self._limits) if own else None
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
-        request = decode_chat(await read_body(receive), self._limits)
-        record.model, record.kind = request.model, "stream" if request.stream else "json"
-        prepared = self._prepare(request)
+        body = await read_body(receive)
+        if self._forwarder is not None and await self._forwarder.answered(scope, receive, send, record, body):
+            return
+        original = self._decode(body)
+        record.model, record.kind = original.model, "stream" if original.stream else "json"
+        if original.timeout is not None:
+            record.timeout = within(original.timeout, record.timeout)
+        account = account_of(scope, self._runtime.operations)
+        attempts = Attempts(account, lambda name: self._prepare(replace(original, model=name)))
+        prepared = await attempts.first(account.direct_chat(original, scope["headers"]))
         record.shape = prepared.plan.shape
+        request = await self._fitted(original, prepared)
         if self._runtime.settings.server.log.prompts:
             log.info("messages", messages=[{"role": m.role, "content": m.content} for m in request.messages])
-        identity = _identity(request, prepared)
-        common = (identity, prepared, request.n, request.show_stages, record)
-        with self._admitted() as limit, self._metrics.active(request.stream):
-            if request.stream:
-                stream = Stream(scope, send, request.include_usage, *common)
-                await self._attend(request, prepared, stream, limit, receive, stream)
-            else:
-                await self._attend(request, prepared, Whole(scope, send, *common), limit, receive)
+        with self._admission.place(record.priority) as limit, self._metrics.active(request.stream):
+            await account.admit_plan(prepared, request.messages, request.n, request.conversations)
+            sink = self._sink(scope, send, request, prepared, record)
+            account.begin(sink.identity.id, self._runtime, original, attempts.prepare)
 
-    def _prepare(self, request: ChatRequest) -> Prepared:
+            async def attempt(wiring: Prepared) -> Exception | None:
+                fitted = request if wiring is prepared else await self._fitted(original, wiring)
+                return await self._run_choices(fitted, wiring, sink, attempts)
+
+            work = partial(attempts.run, prepared, sink, attempt)
+            beside = None
+            if isinstance(sink, EventStream):
+                beside = partial(sink.keep_alive, self._runtime.settings.server.keepalive_seconds)
+            await self._attend(receive, sink, limit, work, beside, seconds=record.timeout)
+
+    def _decode(self, body: bytes) -> ChatRequest:
+        """Raises APIError (400)."""
+        return decode_chat(body, self._limits)
+
+    async def _fitted(self, request: ChatRequest, prepared: Prepared) -> ChatRequest:
+        """The request in the form in which this wiring's models read it. Raises APIError (400)."""
+        return request
+
+    def _sink(self, scope: Scope, send: Send, request: ChatRequest, prepared: Prepared, record: RequestRecord) -> Sink:
+        """What writes the answer."""
+        common = (identity_of(request, prepared), prepared, request, record)
+        return (Stream if request.stream else Whole)(scope, send, *common)
+
+    async def _prepare(self, request: ChatRequest) -> Prepared:
+        """Raises APIError for all that can be refused before anything runs."""
         try:
-            prepared = self._runtime.prepare(request.model, request.sampling, request.extra)
+            prepared = self._runtime.prepare(request.model, request.sampling, request.extra, request.asked)
         except TopologyError as error:
             raise wiring_error(request.model, error) from error
         except ModelNotReady as error:
             raise not_ready(error) from error
-        needs = {} if prepared.server is not None else request.needs_server
-        if not prepared.penalties:
-            needs = {**needs, **request.needs_sampler}
-        for param, reason in needs.items():
-            raise unsupported(param, reason)
+        except CantHonour as error:
+            raise unsupported(error.param, str(error)) from error
+        if not writes_natively(prepared.plan, self._runtime.catalog):
+            await _check_rules(request, prepared)
         return prepared
 
-    @contextmanager
-    def _admitted(self) -> Iterator[anyio.CancelScope]:
-        """A place among the requests at once, and the scope that ends this one."""
-        limits = self._runtime.settings.limits
-        if self._ending:
-            raise overloaded("The gateway is shutting down.")
-        if len(self._running) >= limits.concurrent_requests:
-            raise overloaded("The gateway is at capacity; try again shortly.")
-        scope = anyio.CancelScope()
-        self._running.add(scope)
-        try:
-            yield scope
-        finally:
-            self._running.discard(scope)
-
-    async def _attend(
-        self,
-        request: ChatRequest,
-        prepared: Prepared,
-        sink: Sink,
-        limit: anyio.CancelScope,
-        receive: Receive,
-        stream: Stream | None = None,
-    ) -> None:
-        """Run and answer while watching the client. Raises Disconnected if it left."""
-        left = False
-
-        async def watch() -> None:
-            nonlocal left
-            await until_disconnected(receive)
-            left = True
-            tasks.cancel_scope.cancel()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch)
-            if stream is not None:
-                tasks.start_soon(_contained, stream, self._runtime.settings.server.keepalive_seconds)
-            try:
-                await self._run_and_answer(request, prepared, sink, limit)
-            except Disconnected:
-                left = True
-            tasks.cancel_scope.cancel()
-        if left and not sink.closed:
-            raise Disconnected
-
-    async def _run_and_answer(
-        self, request: ChatRequest, prepared: Prepared, sink: Sink, limit: anyio.CancelScope
-    ) -> None:
-        seconds = self._runtime.settings.limits.request_seconds
-        limit.deadline = anyio.current_time() + seconds
-        failure: Exception | None = None
-        with limit:
-            failure = await self._run_choices(request, prepared, sink)
-            if failure is None:
-                try:
-                    await sink.end()
-                except Exception as raised:  # noqa: BLE001 - told to the client below
-                    failure = raised
-                else:
-                    return
-        if limit.cancelled_caught and failure is None:
-            shutting = self._ending and anyio.current_time() < limit.deadline
-            too_slow = timed_out(f"The request took longer than {seconds:g} seconds.")
-            failure = overloaded("The gateway is shutting down.") if shutting else too_slow
-        assert failure is not None
-        if isinstance(failure, Disconnected):
-            raise failure
-        error = to_api_error(failure)
-        if error.status >= 500:
-            log.error("request_failed", error=type(failure).__name__, reason=str(failure), exc_info=_trace(failure))
-        with anyio.move_on_after(1.0):  # a client that does not read any more must not hold this up
-            await sink.fail(error)
-
-    async def _run_choices(self, request: ChatRequest, prepared: Prepared, sink: Sink) -> Exception | None:
+    async def _run_choices(
+        self, request: ChatRequest, prepared: Prepared, sink: Sink, attempts: Attempts
+    ) -> Exception | None:
         """Run every choice; the first error ends them all and is returned."""
         if request.n == 1:
-            return await self._run_choice(0, request, prepared, sink)
+            return await self._run_choice(0, request, prepared, sink, attempts)
         failures: list[Exception] = []
+        at_once = anyio.Semaphore(self._limits.choices)  # a list of prompts has more
 
         async def one(choice: int) -> None:
-            failure = await self._run_choice(choice, request, prepared, sink)
+            async with at_once:
+                failure = await self._run_choice(choice, request, prepared, sink, attempts)
             if failure is not None:
                 failures.append(failure)
                 tasks.cancel_scope.cancel()
@@ -184,52 +129,57 @@ class ChatRoute:
                 tasks.start_soon(one, choice)
         return failures[0] if failures else None
 
-    async def _run_choice(self, choice: int, request: ChatRequest, prepared: Prepared, sink: Sink) -> Exception | None:
-        options = replace(prepared.options, sampling=request.sampling_of(choice))
-        shape = prepared.plan.shape
+    async def _run_choice(
+        self, choice: int, request: ChatRequest, prepared: Prepared, sink: Sink, attempts: Attempts
+    ) -> Exception | None:
+        shape, watch = prepared.plan.shape, attempts.watch(choice, prepared.plan)
         try:
-            async with run(prepared.plan, request.messages, options, self._runtime.catalog) as events:
+            async with self._events(choice, request, prepared) as events:
                 async for event in events:
                     self._meter(shape, event)
+                    watch.saw(event)
                     await sink.take(choice, event)
+                    attempts.saw_something()
         except Exception as error:  # noqa: BLE001 - told to the client by the caller
             return error
+        finally:
+            watch.close()
         return None
+
+    def _events(
+        self, choice: int, request: ChatRequest, prepared: Prepared
+    ) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+        """What a choice's run says."""
+        options = replace(
+            prepared.options,
+            sampling=request.sampling_of(choice),
+            reruns=0 if request.show_stages else prepared.options.reruns,  # what was shown can't be taken back
+        )
+        return run(prepared.plan, request.messages, options, self._runtime.catalog)
 
     def _meter(self, shape: str, event: Event) -> None:
         if isinstance(event, StageFinished):
             self._metrics.stage(shape, event.report)
 
 
-async def _contained(stream: Stream, seconds: float) -> None:
+async def _check_rules(request: ChatRequest, prepared: Prepared) -> None:
+    """Refuse schemas and grammars that no answer could be held to. In a thread: a new one takes milliseconds to compile."""
+    constraint, tools = prepared.options.constraint, prepared.options.tools
+    if constraint is None and tools is None:
+        return
+    from strategies.engine.guiding import BadConstraint, check
+
     try:
-        await stream.keep_alive(seconds)
-    except Disconnected:
-        return  # the watch on the client sees it too
+        await anyio.to_thread.run_sync(check, constraint, tools)
+    except BadConstraint as error:
+        field = "functions[{}]" if request.legacy else "tools[{}].function"
+        param = f"{field.format(error.tool)}.parameters" if error.tool is not None else request.asked.constraint_param
+        raise bad_request(f"{param} can't be used: {error}", param) from error
 
 
-def not_ready(error: ModelNotReady) -> APIError:
-    """A model of the wiring that can't serve. One that is loading soon will; one that failed won't by itself."""
-    loading = error.status.state == "loading"
-    return APIError(
-        503,
-        str(error),
-        type="server_error",
-        code="model_not_ready",
-        param="model",
-        retry=loading,
-        retry_after=2.0 if loading else None,
-    )
-
-
-def _identity(request: ChatRequest, prepared: Prepared) -> Identity:
+def identity_of(request: ChatRequest, prepared: Prepared) -> Identity:
     """The fingerprint changes with whatever changes answers to the same request and seed."""
     options = prepared.options
     settings = f"{gateway.__version__}|{prepared.wiring}|{options.fuser}|{options.top_k}|{options.prompts.name}"
     fingerprint = hashlib.sha256(settings.encode()).hexdigest()[:12]
     return Identity(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), request.model, f"fp_{fingerprint}")
-
-
-def _trace(error: Exception) -> BaseException | None:
-    """What is worth a trace in the log: an error that no table knows, else what lies behind a known one."""
-    return error if to_api_error(error).code == "internal_error" else error.__cause__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -10,10 +11,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 import gateway
+from gateway.keys import Rights
+from gateway.keys.patterns import matches
 from gateway.observability.metrics import CONTENT_TYPE, Metrics
 from gateway.observability.record import record_of
 from gateway.runtime import ModelNotReady, Runtime
-from gateway.web.chat import not_ready
+from gateway.web.account import caller
+from gateway.web.route import not_ready
 from gateway.wire.errors import APIError, bad_request, not_found
 from gateway.wire.topology_errors import wiring_error
 from strategies.routing import Alias
@@ -23,24 +27,30 @@ from strategies.topology import format as write
 READ = ["GET", "HEAD"]
 
 
-def control_app(runtime: Runtime, metrics: Metrics) -> FastAPI:
+def control_app(runtime: Runtime, metrics: Metrics, draining: Callable[[], bool] = lambda: False) -> FastAPI:
     """The application of all routes but the hot one."""
     app = FastAPI(title="ModelNet Gateway", version=gateway.__version__, redirect_slashes=False)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(APIError, _on_api_error)
+    install_errors(app)
 
     @app.api_route("/v1/models", methods=READ)
-    async def models() -> Response:
-        """Models, then aliases."""
+    async def models(request: Request) -> Response:
+        """Models, then aliases, then routes: those that the caller's key may use."""
         listed = [model_value(runtime, name) for name in runtime.settings.models]
         listed += [alias_value(runtime, name, alias) for name, alias in runtime.aliases.items()]
+        listed += [route_value(runtime, name) for name in runtime.operations.routes]
+        if (key := caller(request.scope)) is not None:
+            listed = [value for value in listed if visible(key.rights, runtime, value["id"])]
         return _json({"object": "list", "data": listed})
 
     @app.api_route("/v1/models/{name:path}", methods=READ)
     async def model(name: str) -> Response:
         """A model, an alias, or any wiring of them that could run."""
         return _json(named_value(runtime, name))
+
+    @app.api_route("/v1/responses/{rest:path}", methods=["GET", "HEAD", "POST", "DELETE"])
+    async def stored_response(rest: str) -> Response:
+        """Earlier responses, and what else needs a store: there is none."""
+        raise APIError(404, f"There is no response {rest!r}: responses are not stored.", code="response_not_found")
 
     @app.api_route("/healthz", methods=READ)
     async def healthz() -> Response:
@@ -49,10 +59,15 @@ def control_app(runtime: Runtime, metrics: Metrics) -> FastAPI:
 
     @app.api_route("/readyz", methods=READ)
     async def readyz() -> Response:
-        """200 once nothing is loading any more and at least one model can serve; what can't is named either way."""
+        """200 once nothing is loading any more and at least one model can serve; what can't is named either way. 503 at the end."""
         reasons = await runtime.not_ready()
         ready = not runtime.loading and len(reasons) < len(runtime.settings.models)
-        return _json({"status": "ready" if ready else "not ready", "not_ready": reasons}, 200 if ready else 503)
+        value: dict[str, Any] = {"status": "ready" if ready else "not ready", "not_ready": reasons}
+        if breakers := runtime.guards.not_closed():
+            value["breakers"] = breakers
+        if draining():
+            value["status"], ready = "draining", False
+        return _json(value, 200 if ready else 503)
 
     @app.api_route("/metrics", methods=READ)
     async def prometheus() -> Response:
@@ -60,6 +75,13 @@ def control_app(runtime: Runtime, metrics: Metrics) -> FastAPI:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     return app
+
+
+def install_errors(app: FastAPI) -> None:
+    """Every error in OpenAI's form."""
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(APIError, _on_api_error)
 
 
 def model_value(runtime: Runtime, name: str) -> dict[str, Any]:
@@ -82,10 +104,26 @@ def alias_value(runtime: Runtime, name: str, alias: Alias) -> dict[str, Any]:
     return _value(runtime, name, "modelnet", extension)
 
 
+def route_value(runtime: Runtime, name: str) -> dict[str, Any]:
+    """A route as /v1/models shows it. Which wirings share it, and how, is nothing to its users."""
+    extension = {"kind": "route"}
+    if description := runtime.operations.routes[name].description:
+        extension["description"] = description
+    return _value(runtime, name, "modelnet", extension)
+
+
+def visible(rights: Rights, runtime: Runtime, name: str) -> bool:
+    """Whether a key may use this name."""
+    is_model = name in runtime.settings.models
+    return matches(rights.wirings, name) and (not is_model or matches(rights.models, name))
+
+
 def named_value(runtime: Runtime, name: str) -> dict[str, Any]:
     """Whatever a model name means. Raises APIError where it means nothing, or nothing that could run."""
     if name in runtime.settings.models:
         return model_value(runtime, name)
+    if name in runtime.operations.routes:
+        return route_value(runtime, name)
     if name in runtime.aliases:
         return alias_value(runtime, name, runtime.aliases[name])
     try:

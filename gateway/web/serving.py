@@ -4,20 +4,33 @@ streams in bounded time and frees the models afterwards."""
 from __future__ import annotations
 
 import contextlib
+import gc
 import ipaddress
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from typing import Protocol
 
 import anyio
 import uvicorn
 
-from gateway.app import Application
+from gateway.web.asgi import App, Receive, Scope, Send
+from gateway.web.protocol import BoundedProtocol
 
 BACKLOG = 2048
+GARBAGE = 10_000
+"""New objects that may hold each other before the collector looks at them; a request makes some hundred, and keeps none."""
 LAST_WORDS_SECONDS = 2.0
 """After the patience is over: for error events to go out, before connections are cut."""
+
+
+def settle() -> None:
+    """All that was loaded by now stays: the garbage collector need not walk over it again and again, nor begin so often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE, 20, 20)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -44,14 +57,32 @@ def url(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-class Server(uvicorn.Server):
-    """patience: seconds that running requests get once a signal has come."""
+class Served(Protocol):
+    """An ASGI application that can be brought to an end."""
 
-    def __init__(self, application: Application, patience: float) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        ...
+
+    def begin_drain(self) -> None:
+        """From now on probes are told that the end is near; all else goes on."""
+        ...
+
+    def end_requests(self) -> None:
+        """End what is running, and take nothing more."""
+        ...
+
+
+class Server(uvicorn.Server):
+    """The end of it, once a signal has come: for `drain` seconds only probes notice; then no connection is taken any more, and running
+    requests get `patience` seconds; then they are ended. A second signal ends at once."""
+
+    def __init__(self, application: Served, patience: float, drain: float = 0.0) -> None:
         super().__init__(
             uvicorn.Config(
                 application,
-                http="httptools",
+                http=BoundedProtocol,
+                proxy_headers=False,  # nothing here asks where a client is
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -63,11 +94,22 @@ class Server(uvicorn.Server):
         )
         self._application = application
         self._patience = patience
+        self._drain = drain
+        self._drained: float | None = None  # when draining is over; None: it has not begun
 
     def stop(self) -> None:
         """Begin to shut down; told twice, at once."""
-        self.force_exit = self.should_exit
-        self.should_exit = True
+        if self._drained is not None or self.should_exit:
+            self.force_exit = self.should_exit = True
+            return
+        self._application.begin_drain()
+        self._drained = time.monotonic() + self._drain
+        self.should_exit = not self._drain
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._drained is not None and time.monotonic() >= self._drained:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         async def end() -> None:
@@ -92,3 +134,27 @@ class Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+async def serve_admin(app: App, sock: socket.socket) -> None:
+    """Serve the admin API until cancelled. It has no streams: what runs then is cut."""
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=BoundedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+        )
+    )
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment] # signals are the main server's
+    try:
+        await server.serve(sockets=[sock])
+    finally:
+        server.should_exit = True
+        with anyio.CancelScope(shield=True):
+            if server.started:
+                await server.shutdown(sockets=[sock])

@@ -9,13 +9,13 @@ the earlier ones have finished. Reasoning never follows content.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from backends.types import Usage
-from strategies.engine.events import Delta, Event, Finished, StageFinished, StageReport
+from backends.types import TokenLogprob, ToolCallDelta, Usage
+from gateway.wire.logprobs import Logprobs
+from strategies.engine.events import Delta, Event, Finished, MemberDropped, Recorded, StageFinished
 from strategies.planning.plan import Plan
 
 STAGE_BREAK = "\n\n"
@@ -24,20 +24,32 @@ STAGE_BREAK = "\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """More text of a choice: of the answer, or (reasoning) of what led to it. `stage`: who wrote it."""
+    """More of a choice: of the answer, or (reasoning) of what led to it. `stage`: who wrote it.
+
+    tokens, tool_calls: as in `Delta`, of the answer only.
+    """
 
     text: str
     stage: int
     reasoning: bool = False
+    tokens: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
 @dataclass(slots=True)
 class Choice:
-    """One answer in the making."""
+    """One answer in the making.
+
+    one_call: the client wants at most one tool call, and no server's word is taken for it. dropped: members that left a group so
+    far. recorded: how a group came to its pieces, where that was asked for.
+    """
 
     plan: Plan
     show_stages: bool
+    one_call: bool = False
     finished: Finished | None = None
+    dropped: list[MemberDropped] = field(default_factory=list)
+    recorded: list[Recorded] = field(default_factory=list)
     _held: dict[int, list[str]] = field(default_factory=dict)
     _done: set[int] = field(default_factory=set)
     _showing: int = 0
@@ -54,6 +66,10 @@ class Choice:
             return self._stage_finished(event.report.stage)
         if isinstance(event, Finished):
             self.finished = event
+        elif isinstance(event, MemberDropped):
+            self.dropped.append(event)
+        elif isinstance(event, Recorded):
+            self.recorded.append(event)
         return []
 
     def _answer(self, delta: Delta) -> list[Piece]:
@@ -61,9 +77,12 @@ class Choice:
         # A server may mark reasoning between parts of its answer; clients expect none after content has begun.
         if delta.reasoning and not self._answering:
             pieces.extend(self._reason(delta.reasoning, delta.stage))
-        if delta.text:
+        calls = delta.tool_calls
+        if calls and self.one_call:
+            calls = tuple(call for call in calls if call.index == 0)
+        if delta.text or delta.tokens or calls:
             self._answering = True
-            pieces.append(Piece(delta.text, delta.stage))
+            pieces.append(Piece(delta.text, delta.stage, tokens=delta.tokens, tool_calls=calls))
         return pieces
 
     def _intermediate(self, delta: Delta) -> list[Piece]:
@@ -91,12 +110,40 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A whole call. arguments: JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished choice."""
+    """A finished choice. logprobs: None where none were asked for."""
 
     text: str
     reasoning: str
     finish_reason: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: Sequence[Mapping[str, Any]] | None = None
+
+
+def answer(pieces: Iterable[Piece], finish_reason: str, logprobs: Logprobs | None) -> Answer:
+    """The pieces of a choice, joined."""
+    text: list[str] = []
+    reasoning: list[str] = []
+    told: list[dict[str, Any]] = []
+    calls: dict[int, tuple[str, str, list[str]]] = {}
+    for piece in pieces:
+        (reasoning if piece.reasoning else text).append(piece.text)
+        if logprobs is not None:
+            told.extend(logprobs.values(piece.tokens))
+        for call in piece.tool_calls:
+            _, _, arguments = calls.setdefault(call.index, (call.id or "", call.name or "", []))
+            arguments.append(call.arguments)
+    made = tuple(ToolCall(id, name, "".join(arguments)) for _, (id, name, arguments) in sorted(calls.items()))
+    return Answer("".join(text), "".join(reasoning), finish_reason, made, None if logprobs is None else told)
 
 
 def completion(
@@ -108,25 +155,39 @@ def completion(
     answers: Sequence[Answer],
     usage: Mapping[str, Any],
     extension: Mapping[str, Any],
+    legacy: bool = False,
 ) -> dict[str, Any]:
-    """The body of an answer that is not streamed."""
+    """The body of an answer that is not streamed. legacy: a call is written as a `function_call`."""
     return {
         "id": id,
         "object": "chat.completion",
         "created": created,
         "model": model,
         "system_fingerprint": fingerprint,
-        "choices": [_choice(index, answer) for index, answer in enumerate(answers)],
+        "choices": [_choice(index, each, legacy) for index, each in enumerate(answers)],
         "usage": usage,
         "modelnet": extension,
     }
 
 
-def _choice(index: int, answer: Answer) -> dict[str, Any]:
+def _choice(index: int, answer: Answer, legacy: bool) -> dict[str, Any]:
+    calls = answer.tool_calls
     message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if calls:
+        message["content"] = answer.text or None
+        message |= _calls_value(calls, legacy)
     if answer.reasoning:
         message["reasoning_content"] = message["reasoning"] = answer.reasoning
-    return {"index": index, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
+    logprobs = None if answer.logprobs is None else {"content": answer.logprobs, "refusal": None}
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish_reason}
+
+
+def _calls_value(calls: Sequence[ToolCall], legacy: bool) -> dict[str, Any]:
+    values = [{"name": call.name, "arguments": call.arguments} for call in calls]
+    if legacy:
+        return {"function_call": values[0]}
+    made = zip(calls, values, strict=True)
+    return {"tool_calls": [{"id": call.id, "type": "function", "function": value} for call, value in made]}
 
 
 def usage_value(usages: Iterable[Usage]) -> dict[str, int]:
@@ -137,53 +198,3 @@ def usage_value(usages: Iterable[Usage]) -> dict[str, int]:
         "completion_tokens": total.completion_tokens,
         "total_tokens": total.prompt_tokens + total.completion_tokens,
     }
-
-
-def extension_value(plan: Plan, wiring: str, reports: Iterable[tuple[int, StageReport]]) -> dict[str, Any]:
-    """What stands under `modelnet` in an answer: the wiring that ran and what each stage of each choice spent.
-
-    wiring: canonical, aliases expanded. reports: (choice, report).
-    """
-    return {
-        "wiring": wiring,
-        "shape": plan.shape,
-        "stages": [_stage_value(choice, report) for choice, report in reports],
-    }
-
-
-def _stage_value(choice: int, report: StageReport) -> dict[str, Any]:
-    value: dict[str, Any] = {
-        "choice": choice,
-        "stage": report.stage,
-        "models": [
-            {
-                "model": branch.model,
-                "role": branch.role,
-                **({} if branch.weight is None else {"weight": branch.weight}),
-                "usage": usage_value([branch.usage]),
-            }
-            for branch in report.branches
-        ],
-        "usage": usage_value([report.usage]),
-        "seconds": round(report.seconds, 6),
-        "first_token_seconds": None if report.first_token is None else round(report.first_token, 6),
-        "finish_reason": report.finish_reason,
-    }
-    if (meters := report.meters) is not None:
-        value["fusion"] = {
-            "pieces": meters.pieces,
-            "certified": meters.certified,
-            "looked_up": meters.looked_up,
-            "uncertified": meters.uncertified,
-            "worst_gap": _finite(meters.worst_gap),
-            "drift": meters.drift,
-            "lost_mass": _finite(meters.lost_mass),
-            "worst_lost": _finite(meters.worst_lost),
-            "passes": meters.passes,
-        }
-    return value
-
-
-def _finite(value: float) -> float | None:
-    """JSON knows no infinity."""
-    return float(value) if math.isfinite(value) else None

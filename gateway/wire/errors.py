@@ -19,6 +19,7 @@ from backends.errors import (
     BackendTimeout,
     BackendUnavailable,
     CapabilityMissing,
+    CircuitOpen,
     ContextTooLong,
     RequestRejected,
     SessionClosed,
@@ -85,6 +86,11 @@ def unsupported(param: str, message: str) -> APIError:
     return APIError(400, message, param=param, code="unsupported_parameter")
 
 
+def unsupported_endpoint(message: str) -> APIError:
+    """A 404 for a model that is there, asked for what it does not have at all."""
+    return APIError(404, message, param="model", code="unsupported_endpoint")
+
+
 def not_found(path: str) -> APIError:
     """A path that is not served."""
     return APIError(404, f"Unknown path: {path}", code="unknown_url")
@@ -105,6 +111,11 @@ def overloaded(message: str, retry_after: float = 1.0) -> APIError:
     return APIError(503, message, type=SERVER, code="overloaded", retry_after=retry_after)
 
 
+def left_alone(message: str, retry_after: float) -> APIError:
+    """A model that keeps failing and is not asked for a moment."""
+    return APIError(503, message, type=SERVER, code="backend_unavailable", retry_after=retry_after)
+
+
 def timed_out(message: str) -> APIError:
     """Too slow. A repetition would be as slow."""
     return APIError(504, message, type=SERVER, code="timeout", retry=False)
@@ -120,6 +131,7 @@ def _rejected(error: RequestRejected) -> APIError:
 _TABLE: dict[type[BackendError], Callable[[Any], APIError]] = {
     BackendError: lambda e: APIError(502, e.message, type=SERVER, code="backend_error", retry=False),
     BackendUnavailable: lambda e: APIError(502, e.message, type=SERVER, code="backend_unavailable"),
+    CircuitOpen: lambda e: left_alone(e.message, e.retry_after or 1.0),
     BackendTimeout: lambda e: timed_out(e.message),
     BackendOverloaded: lambda e: overloaded(e.message, e.retry_after or 1.0),
     ContextTooLong: lambda e: bad_request(e.message, "messages", "context_length_exceeded"),

@@ -44,42 +44,49 @@ def boolean(fields: Fields, key: str, name: str | None = None) -> bool | None:
     raise _wrong(name or key, "a boolean", value)
 
 
-def integer(fields: Fields, key: str, low: int, high: int) -> int | None:
+def integer(fields: Fields, key: str, low: int, high: int, name: str | None = None) -> int | None:
     """A whole number in [low, high]. 16.0 is one: JSON does not tell it from 16."""
     value = fields.get(key)
     if value is None:
         return None
+    name = name or key
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, float):
+        raise bad_request(f"{name} must be an integer.", name)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise (
-            _wrong(key, "an integer", value)
-            if not isinstance(value, float)
-            else bad_request(f"{key} must be an integer.", key)
-        )
+        raise _wrong(name, "an integer", value)
     if not low <= value <= high:
-        raise bad_request(f"{key} must be between {low} and {high}.", key)
+        raise bad_request(f"{name} must be between {low} and {high}.", name)
     return value
 
 
-def number(fields: Fields, key: str, low: float, high: float) -> float | None:
+def number(fields: Fields, key: str, low: float, high: float, name: str | None = None) -> float | None:
     """A number in [low, high]."""
     value = fields.get(key)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong(key, "a number", value)
+        raise _wrong(name or key, "a number", value)
     if not low <= value <= high:
-        raise bad_request(f"{key} must be between {low} and {high}.", key)
+        raise bad_request(f"{name or key} must be between {low} and {high}.", name or key)
     return float(value)
 
 
-def mapping(fields: Fields, key: str) -> Fields | None:
+def mapping(fields: Fields, key: str, name: str | None = None) -> Fields | None:
     """An object."""
     value = fields.get(key)
     if value is None or isinstance(value, dict):
         return value
-    raise _wrong(key, "an object", value)
+    raise _wrong(name or key, "an object", value)
+
+
+def array(fields: Fields, key: str, name: str | None = None) -> list[Any] | None:
+    """A list."""
+    value = fields.get(key)
+    if value is None or isinstance(value, list):
+        return value
+    raise _wrong(name or key, "an array", value)
 
 
 def strings(fields: Fields, key: str) -> list[str]:

@@ -5,10 +5,12 @@ Only what is said changes from chunk to chunk, so the rest of the JSON is writte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
+
+from backends.types import ToolCallDelta
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -31,7 +33,7 @@ class ChunkWriter:
     with_usage: the client asked for usage, so every chunk but the last carries `"usage": null`.
     """
 
-    __slots__ = ("_envelope", "_head", "_tail", "with_usage")
+    __slots__ = ("_end", "_envelope", "_head", "_tail", "with_usage")
 
     def __init__(self, *, id: str, created: int, model: str, fingerprint: str, with_usage: bool) -> None:
         self._envelope = {
@@ -44,15 +46,31 @@ class ChunkWriter:
         self.with_usage = with_usage
         self._head = b"data: " + orjson.dumps(self._envelope)[:-1] + b',"choices":[{"index":'
         usage = b',"usage":null' if with_usage else b""
-        self._tail = b',"logprobs":null,"finish_reason":null}]' + usage
+        self._end = b',"finish_reason":null}]' + usage
+        self._tail = b',"logprobs":null' + self._end
 
     def role(self, choice: int) -> bytes:
         """The first delta of a choice."""
         return self._delta(choice, b'{"role":"assistant","content":"","refusal":null}')
 
-    def content(self, choice: int, text: str) -> bytes:
-        """More of the answer."""
-        return self._delta(choice, b'{"content":' + orjson.dumps(text) + b"}")
+    def content(self, choice: int, text: str, logprobs: Sequence[Mapping[str, Any]] | None = None) -> bytes:
+        """More of the answer. logprobs: of its tokens, where they were asked for."""
+        delta = b'{"content":' + orjson.dumps(text) + b"}"
+        if logprobs is None:
+            return self._delta(choice, delta)
+        told = orjson.dumps({"content": logprobs, "refusal": None})
+        return b"".join((self._head, b"%d" % choice, b',"delta":', delta, b',"logprobs":', told, self._end, b"}\n\n"))
+
+    def tool_calls(self, choice: int, calls: Iterable[ToolCallDelta], legacy: bool = False) -> bytes:
+        """More of the answer's tool calls. legacy: of its `function_call`, of which there is one.
+
+        One fragment for each chunk, as OpenAI sends them: clients read the first entry only, or let a second one for the same
+        call take its place (LlamaIndex, instructor, the official client before 3).
+        """
+        if not legacy:
+            return b"".join(self._delta(choice, orjson.dumps({"tool_calls": [_call(call)]})) for call in calls)
+        first = [call for call in calls if call.index == 0]
+        return b"".join(self._delta(choice, orjson.dumps({"function_call": _function(call)})) for call in first)
 
     def reasoning(self, choice: int, text: str, stage: int) -> bytes:
         """More of what led to the answer, under both names in use, and the stage of the plan that wrote it."""
@@ -78,3 +96,15 @@ class ChunkWriter:
 
     def _delta(self, choice: int, delta: bytes, extension: bytes = b"") -> bytes:
         return b"".join((self._head, b"%d" % choice, b',"delta":', delta, self._tail, extension, b"}\n\n"))
+
+
+def _call(call: ToolCallDelta) -> dict[str, Any]:
+    """id, type and name stand in the first fragment only; the index in every one."""
+    if call.id is None:
+        return {"index": call.index, "function": _function(call)}
+    return {"index": call.index, "id": call.id, "type": "function", "function": _function(call)}
+
+
+def _function(call: ToolCallDelta) -> dict[str, Any]:
+    name = {} if call.name is None else {"name": call.name}
+    return {**name, "arguments": call.arguments}

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from contract_cases import Case, FakeCase, HTTPCase, LlamaCppCase
+from contract_cases import Case, FakeCase, GuardedCase, HTTPCase, LlamaCppCase
 
 WEIGHTS = (
     Path(os.environ.get("MODELNET_CACHE", Path.home() / ".cache" / "modelnet"))
@@ -21,6 +21,10 @@ WEIGHTS = (
         "fake",
         "openai_http-vllm",
         "openai_http-llama.cpp",
+        "guarded-fake",
+        "guarded-openai_http-vllm",
+        "hedged-fake",
+        "hosted",
         pytest.param("llama_cpp", marks=pytest.mark.models),
     ]
 )
@@ -28,6 +32,20 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
     match request.param:
         case "fake":
             return FakeCase()
+        case "guarded-fake":
+            return GuardedCase(FakeCase())
+        case "guarded-openai_http-vllm":
+            return GuardedCase(HTTPCase("vllm", tmp_path))
+        case "hedged-fake":
+            return GuardedCase(FakeCase(), hedge=30.0)
+        case "hosted":
+            if importlib.util.find_spec("litellm") is None:
+                pytest.skip("needs litellm: run in an environment of its own (tests/clients/test_hosted.py)")
+            if "streams" not in request.module.__name__:
+                pytest.skip("it opens no token sessions")
+            from hosted_case import HostedCase
+
+            return HostedCase()
         case "llama_cpp":
             if importlib.util.find_spec("llama_cpp") is None or not WEIGHTS.exists():
                 pytest.skip("needs llama-cpp-python and the weights of smol")

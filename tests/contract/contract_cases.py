@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from backends.openai_http import OpenAIHTTPBackend, OpenAIHTTPSettings
 from backends.openai_http.tokenizer_json import BYTE_OF_CHARACTER
 from backends.protocol import TokenBackend
 from backends.types import Message
+from backends.wrappers import Guard, Policy, guarded
 
 ANSWER = "The answer is 42 because 中国 has 两 🎉 and naïve words.\nThat is the whole of it."
 
@@ -111,6 +112,22 @@ class HTTPCase:
 
             yield Running(backend, busy)
             await backend.aclose()
+
+
+class GuardedCase:
+    """Another case's backend, guarded. hedge: its streams are asked for a second time where they are slow."""
+
+    def __init__(self, bare: Case, hedge: float | None = None) -> None:
+        self.bare = bare
+        self.hedge = hedge
+        self.draft_atol, self.scripted, self.max_k = bare.draft_atol, bare.scripted, bare.max_k
+
+    @asynccontextmanager
+    async def run(self, name: str, knobs: Knobs) -> AsyncIterator[Running]:
+        async with self.bare.run(name, knobs) as running:
+            backend = guarded(running.backend, Guard(name, Policy(hedge_after=self.hedge)))
+            assert isinstance(backend, TokenBackend)
+            yield replace(running, backend=backend)
 
 
 class LlamaCppCase:

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from gateway.cli.commands import app
 from gateway.settings import Settings
 from gateway.weights import catalogue
+from strategies.engine.guiding import CALL_BEGIN
+from strategies.prompting import PromptSet
 
 TREE = Path(__file__).resolve().parents[2]
 PAGES = sorted([*TREE.glob("*.md"), *TREE.glob("docs/**/*.md")])
@@ -60,3 +62,10 @@ def test_the_catalogue_in_the_documentation_is_complete() -> None:
     page = (TREE / "docs/models.md").read_text("utf-8")
     for weights in catalogue().values():
         assert f"| `{weights.name}` |" in page and f"| {weights.bytes / 1e6:,.0f} MB |" in page
+
+
+def test_the_wording_and_the_scripted_model_of_the_page_on_tools_are_valid() -> None:
+    wording, models = (yaml.safe_load(text) for text in blocks("docs/tools.md", "yaml"))
+    assert PromptSet.from_mapping("page", wording).tool_text("auto", "en") == "Call a function only if you must."
+    settings = Settings.model_validate(models)
+    assert [rule.answer[:11] for rule in settings.models["scripted"].rules] == ["It is sunny", CALL_BEGIN]  # type: ignore[union-attr]

@@ -87,7 +87,7 @@ def problems(tmp_path: Path, text: str, **environ: str) -> list[str]:
         (MODEL + "aliases:\n  b: {expression: b}\n", ["4: aliases.b.expression: column 1: 'b' stands for itself"]),
         (
             MODEL + "aliases:\n  b:\n    expression: a\n    fuser: mean\n    prompts: none\n",
-            ["6: aliases.b.fuser: no fuser of that name", "7: aliases.b.prompts: no prompt set of that name"],
+            ["6: aliases.b.fuser: no fuser of the name", "7: aliases.b.prompts: no prompt set of that name"],
         ),
         # The file itself
         ("models: {a: }}\n", ["1: not valid YAML: "]),

@@ -22,6 +22,7 @@ BACKEND_ERRORS = {
     # error: status, code, param, whether SDKs should try again
     errors.BackendError("a", "It failed."): (502, "backend_error", None, False),
     errors.BackendUnavailable("a", "It is gone."): (502, "backend_unavailable", None, True),
+    errors.CircuitOpen("a", "It keeps failing.", 2.5): (503, "backend_unavailable", None, True),
     errors.BackendTimeout("a", "It is slow."): (504, "timeout", None, False),
     errors.BackendOverloaded("a", "It is full.", 2.5): (503, "overloaded", None, True),
     errors.ContextTooLong("a", "It is long.", 9, 5): (400, "context_length_exceeded", "messages", True),
@@ -94,7 +95,7 @@ async def test_error_bodies(name: str) -> None:
         "bad_grammar": ("POST", CHAT, question("a>|b")),
         "wrong_kind": ("POST", CHAT, question("s2p:a>b")),
         "unfusable": ("POST", CHAT, question("a|text")),
-        "unknown_path": ("POST", "/v1/embeddings", {}),
+        "unknown_path": ("POST", "/v1/audio/speech", {}),
         "wrong_method": ("GET", CHAT, None),
     }
     async with edge(fake("a"), fake("b"), fake("beech"), fake("text", sessions=False)) as e:
@@ -103,9 +104,7 @@ async def test_error_bodies(name: str) -> None:
         golden(f"error_{name}.txt", shown)
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/chat/completions/"]
-)
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/audio/speech", "/v1/embeddings/", "/v1/chat/completions/"])
 async def test_unknown_paths_are_json_404s(path: str) -> None:
     """drop-in 26, 35."""
     async with edge(fake("a")) as e:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+from typing import Any
 
 import pytest
 from edge import edge, fake, golden, without_chance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.types import Usage
-from gateway.wire.answers import Choice, Piece, usage_value
+from backends.types import TokenLogprob, ToolCallDelta, Usage
+from gateway.abilities import Asked
+from gateway.wire.answers import Choice, Piece, answer, completion, usage_value
 from gateway.wire.decode import RequestLimits, decode_chat
 from gateway.wire.errors import APIError
+from gateway.wire.logprobs import Logprobs
 from gateway.wire.sse import ChunkWriter, event
+from strategies.engine import Constraint, Tool, Tools
 from strategies.engine.events import BranchReport, Delta, Finished, StageFinished, StageReport
 from strategies.planning import Branch, Plan, TextStage
 from strategies.topology import Model, serial
@@ -170,3 +175,187 @@ def test_top_p_0_is_greedy() -> None:
     body = {"model": "a", "messages": [{"role": "user", "content": "x"}], "top_p": 0, "temperature": 1.5}
     sampling = decode_chat(json.dumps(body).encode(), RequestLimits()).sampling
     assert (sampling.temperature, sampling.top_p) == (0.0, None)
+
+
+def test_log_probabilities_as_they_are_written() -> None:
+    """drop-in 17: halves of characters, minus infinity, no more alternatives than were asked for."""
+    top = ((b"\xe4\xbd", -0.5), (b"b", -math.inf), (b"c", -3.0))
+    tokens = (TokenLogprob(b"\xe4\xbd", -0.5, top), TokenLogprob(b"\xa0", -math.inf))
+    first, second = Logprobs(2).values(tokens)
+    assert first == {
+        "token": "\ufffd",
+        "bytes": [0xE4, 0xBD],
+        "logprob": -0.5,
+        "top_logprobs": [
+            {"token": "\ufffd", "bytes": [0xE4, 0xBD], "logprob": -0.5},
+            {"token": "b", "bytes": [98], "logprob": -9999.0},
+        ],
+    }
+    assert second == {"token": "\ufffd", "bytes": [0xA0], "logprob": -9999.0, "top_logprobs": []}
+    assert Logprobs(0).values(tokens)[0]["top_logprobs"] == []
+    assert bytes(first["bytes"] + second["bytes"]).decode() == "\u4f60"
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_streamed_calls_join_to_the_whole_ones(data: st.DataObject) -> None:
+    """drop-in 7, 19, 20: id, type and name once, the index everywhere, at most one call where one is wanted; older form too."""
+    names = data.draw(st.lists(st.sampled_from("fgh"), min_size=1, max_size=3))
+    one_call = data.draw(st.booleans())
+    deltas = []
+    for index, name in enumerate(names):
+        parts = data.draw(st.lists(TEXTS, max_size=3))
+        deltas.append(ToolCallDelta(index, f"call_{index}", name, "".join(parts[:1])))
+        deltas += [ToolCallDelta(index, arguments=part) for part in parts[1:]]
+    said = data.draw(st.sampled_from(["", "Let me see."]))
+    choice = Choice(chain(1), show_stages=False, one_call=one_call)
+    events = [*([Delta(0, said)] if said else []), *(Delta(0, "", tool_calls=(delta,)) for delta in deltas)]
+    pieces = [piece for event in events for piece in choice.read(event)]
+    whole = answer(pieces, "tool_calls", None)
+    assert [call.name for call in whole.tool_calls] == (names[:1] if one_call else names)
+    assert whole.text == said
+
+    writer = ChunkWriter(id="i", created=1, model="m", fingerprint="f", with_usage=False)
+    joined: dict[int, dict[str, str]] = {}
+    older = {"name": "", "arguments": ""}
+    for piece in pieces:
+        if not piece.tool_calls:
+            continue
+        for part in json.loads(writer.tool_calls(0, piece.tool_calls)[6:])["choices"][0]["delta"]["tool_calls"]:
+            assert (part.get("type") == "function") == ("id" in part) == ("name" in part["function"])
+            call = joined.setdefault(part["index"], {"id": "", "name": "", "arguments": ""})
+            for key, value in {"id": part.get("id", ""), **part["function"]}.items():
+                call[key] += value
+        for written in writer.tool_calls(0, piece.tool_calls, legacy=True).split(b"\n\n")[:-1]:
+            for key, value in json.loads(written[6:])["choices"][0]["delta"]["function_call"].items():
+                older[key] += value
+    assert [joined[index] for index in sorted(joined)] == [
+        {"id": call.id, "name": call.name, "arguments": call.arguments} for call in whole.tool_calls
+    ]
+    assert older == {"name": whole.tool_calls[0].name, "arguments": whole.tool_calls[0].arguments}
+
+    common = {"id": "i", "created": 1, "model": "m", "fingerprint": "f", "usage": {}, "extension": {}}
+    message = completion(**common, answers=[whole])["choices"][0]["message"]
+    assert message["content"] == (said or None)
+    assert message["refusal"] is None
+    assert [call["type"] for call in message["tool_calls"]] == ["function"] * len(whole.tool_calls)
+    assert completion(**common, answers=[whole], legacy=True)["choices"][0]["message"]["function_call"] == older
+
+
+def test_reasoning_never_follows_a_call() -> None:
+    """drop-in 8: a call is a part of the answer."""
+    choice = Choice(chain(1), show_stages=True)
+    events = [Delta(0, "", tool_calls=(ToolCallDelta(0, "c", "f"),)), Delta(0, "", "late")]
+    assert [piece.reasoning for event in events for piece in choice.read(event)] == [False]
+
+
+def asked(**fields: Any) -> Asked:
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], **fields}
+    return decode_chat(json.dumps(body).encode(), RequestLimits()).asked
+
+
+FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object"}}
+TOOL = {"type": "function", "function": FUNCTION}
+
+
+def test_tools_as_they_are_read() -> None:
+    """drop-in 20: every way to choose; for a server that knows tools the fields stay as they came."""
+    other = {"type": "function", "function": {"name": "g"}}
+    both = (Tool("f", "d", {"type": "object"}), Tool("g"))
+    for choice, expected in (
+        (None, Tools(both)),
+        ("auto", Tools(both)),
+        ("required", Tools(both, "required")),
+        ({"type": "function", "function": {"name": "g"}}, Tools(both, "named", "g")),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [other]}},
+            Tools(both[1:], "required"),
+        ),
+        ("none", None),
+    ):
+        found = asked(tools=[TOOL, other], tool_choice=choice)
+        assert found.tools == expected
+        assert found.native["tools"] == [TOOL, other]
+        assert found.native.get("tool_choice") == choice
+    assert asked(tools=[TOOL], parallel_tool_calls=False).tools == Tools(both[:1], parallel=False)
+    assert asked(tools=[], parallel_tool_calls=True) == asked()
+
+
+def test_functions_are_read_as_tools() -> None:
+    """drop-in 20: at most one call; a server is sent the newer form."""
+    found = asked(functions=[FUNCTION], function_call={"name": "f"})
+    assert found.tools == Tools((Tool("f", "d", {"type": "object"}),), "named", "f", parallel=False)
+    assert found.native == {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}
+    assert asked(functions=[FUNCTION], function_call="none").tools is None
+
+
+def test_older_calls_and_results_are_read_as_newer_ones() -> None:
+    """drop-in 20, 21."""
+    call = {"name": "f", "arguments": "{}"}
+    turns = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": None, "function_call": call},
+        {"role": "function", "name": "f", "content": "42"},
+        {"role": "assistant", "content": "So.", "tool_calls": []},
+    ]
+    _, said, result, last = decode_chat(
+        json.dumps({"model": "m", "messages": turns}).encode(), RequestLimits()
+    ).messages
+    (made,) = said.extra["tool_calls"]
+    assert (made["type"], made["function"]) == ("function", call)
+    assert said.extra["content"] is None
+    assert (result.role, result.extra["tool_call_id"]) == ("tool", made["id"])
+    assert last.extra == {}
+
+
+@pytest.mark.parametrize(
+    ("calls", "param"),
+    [
+        ("x", "messages[0].tool_calls"),
+        (["x"], "messages[0].tool_calls[0]"),
+        ([{"function": {}}], "messages[0].tool_calls[0].id"),
+        ([{"id": "c"}], "messages[0].tool_calls[0].function"),
+        ([{"id": "c", "function": {"name": 1}}], "messages[0].tool_calls[0].function.name"),
+        ([{"id": "c", "function": {"name": "f", "arguments": {}}}], "messages[0].tool_calls[0].function.arguments"),
+    ],
+)
+def test_calls_of_no_form_are_refused(calls: Any, param: str) -> None:
+    """drop-in 24."""
+    body = {"model": "m", "messages": [{"role": "assistant", "tool_calls": calls}]}
+    with pytest.raises(APIError) as caught:
+        decode_chat(json.dumps(body).encode(), RequestLimits())
+    assert (caught.value.status, caught.value.param) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("fields", "constraint", "native"),
+    [
+        ({"response_format": {"type": "text"}}, None, {}),
+        ({"response_format": {"type": "json_object"}}, Constraint("json_object"), ...),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}},
+            Constraint("json_schema", '{"type":"object"}'),
+            ...,
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": None}}},
+            Constraint("json_schema", "{}"),
+            ...,
+        ),
+        ({"modelnet": {"constraint": {"regex": "a+"}}}, Constraint("regex", "a+"), {}),
+        ({"modelnet": {"constraint": {"grammar": "start: X"}}}, Constraint("grammar", "start: X"), {}),
+        ({"guided_regex": "a+"}, Constraint("regex", "a+"), ...),
+        ({"guided_json": '{"type": "object"}'}, Constraint("json_schema", '{"type":"object"}'), ...),
+        ({"guided_json": {"type": "object"}}, Constraint("json_schema", '{"type":"object"}'), ...),
+        ({"guided_choice": ['"', "b"]}, Constraint("grammar", 'start: "\\"" | "b"'), ...),
+        ({"structured_outputs": {"regex": "a+", "json": None}}, Constraint("regex", "a+"), ...),
+        ({"structured_outputs": {"json_object": True}}, Constraint("json_object"), ...),
+        ({"structured_outputs": {"structural_tag": "x"}}, None, ...),
+    ],
+)
+def test_formats_as_they_are_read(fields: dict[str, Any], constraint: Constraint | None, native: Any) -> None:
+    """drop-in 22: `...` stands for the fields as they came."""
+    found = asked(**fields)
+    assert found.constraint == constraint
+    assert found.native == (fields if native is ... else native)
+    assert bool(found.only_ours) == ("modelnet" in fields)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import structlog
+import logging
 
+from gateway.observability.logs import QuickLogger
 from gateway.observability.record import record_of
 from gateway.web.asgi import App, Receive, Scope, Send, is_http
 
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 _LONGEST = 512
-
-log = structlog.get_logger("modelnet.access")
 
 
 class AccessLog:
@@ -18,6 +17,7 @@ class AccessLog:
 
     def __init__(self, app: App) -> None:
         self.app = app
+        self._logger = QuickLogger("modelnet.access")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not is_http(scope):
@@ -40,6 +40,7 @@ class AccessLog:
             if record.usage is not None:
                 fields["prompt_tokens"] = record.usage.prompt_tokens
                 fields["completion_tokens"] = record.usage.completion_tokens
+            fields |= {name: value for name in ("key", "route", "arm") if (value := getattr(record, name)) is not None}
             if record.error is not None:
                 fields["error"] = record.error
-            (log.debug if scope["path"] in _QUIET else log.info)("request", **fields)
+            self._logger.log(logging.DEBUG if scope["path"] in _QUIET else logging.INFO, "request", fields)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 
 import structlog
 
@@ -24,7 +24,7 @@ class RequestId:
             await self.app(scope, receive, send)
             return
         given = header(scope, b"x-request-id")
-        request_id = given if given is not None and _SANE.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        request_id = given if given is not None and _SANE.fullmatch(given) else f"req_{os.urandom(16).hex()}"
         record = RequestRecord(request_id)
         attach(scope, record)
 
@@ -34,5 +34,8 @@ class RequestId:
                 add_headers(message, [(b"x-request-id", request_id.encode("ascii"))])
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        before = structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
             await self.app(scope, receive, send_with_id)
+        finally:
+            structlog.contextvars.reset_contextvars(**before)

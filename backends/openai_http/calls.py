@@ -1,0 +1,91 @@
+"""Tool calls in the chunks of a stream, whatever form a server gives them → `ToolCallDelta`s of one form.
+
+Servers differ: some repeat id and name in every fragment, some leave out the id or the index, some give whole calls one after the
+other under one index, some give arguments as an object, and some still speak of a `function_call`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from backends.types import ToolCallDelta
+
+
+class Malformed(ValueError):
+    """Something that is no tool call."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """One call so far. id: the server's, or our own where it gives none. held: arguments that came before the name."""
+
+    index: int
+    given: str | None
+    id: str
+    name: str | None = None
+    held: str = ""
+    has_arguments: bool = False
+
+
+@dataclass(slots=True)
+class CallReader:
+    """Reads the calls of one answer. `calls`: all so far, in the order in which they began."""
+
+    calls: list[_Call] = field(default_factory=list)
+    _by_index: dict[int, _Call] = field(default_factory=dict)
+
+    def read(self, delta: Mapping[str, Any]) -> tuple[ToolCallDelta, ...]:
+        """What a chunk's delta says of calls. Raises Malformed where it is of no known form."""
+        entries = delta.get("tool_calls") or []
+        if not isinstance(entries, list):
+            raise Malformed("tool_calls is not a list")
+        if isinstance(legacy := delta.get("function_call"), dict):
+            entries = [*entries, {"index": 0, "function": legacy}]
+        return tuple(found for place, entry in enumerate(entries) if (found := self._entry(entry, place)) is not None)
+
+    def finish(self) -> tuple[ToolCallDelta, ...]:
+        """The answer is over: arguments for calls that have none. Raises Malformed for a call without a name."""
+        if any(call.name is None for call in self.calls):
+            raise Malformed("a tool call has no name")
+        empty = [call for call in self.calls if not call.has_arguments]
+        for call in empty:
+            call.has_arguments = True
+        return tuple(ToolCallDelta(call.index, arguments="{}") for call in empty)
+
+    def _entry(self, entry: Any, place: int) -> ToolCallDelta | None:
+        if not isinstance(entry, dict):
+            raise Malformed("a tool call is not an object")
+        function = entry.get("function")
+        if not isinstance(function, dict):
+            function = {}
+        index, id, name = entry.get("index"), entry.get("id"), function.get("name")
+        call = self._call(index if isinstance(index, int) else place, id if isinstance(id, str) and id else None)
+        arguments = _text(function.get("arguments"))
+        call.has_arguments = call.has_arguments or bool(arguments.strip())
+        if call.name is not None:
+            return ToolCallDelta(call.index, arguments=arguments) if arguments else None
+        if not isinstance(name, str) or not name:
+            call.held += arguments
+            return None
+        call.name = name
+        return ToolCallDelta(call.index, call.id, name, call.held + arguments)
+
+    def _call(self, index: int, id: str | None) -> _Call:
+        """The call that a fragment belongs to. Another id under the same index is another call."""
+        call = self._by_index.get(index)
+        if call is None or (id is not None and call.given is not None and id != call.given):
+            call = _Call(len(self.calls), id, id or f"call_{uuid.uuid4().hex[:24]}")
+            self.calls.append(call)
+            self._by_index[index] = call
+        return call
+
+
+def _text(arguments: Any) -> str:
+    if arguments is None:
+        return ""
+    return arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()

@@ -1,0 +1,352 @@
+"""A server's answer as the client is to see it, passed on as it comes. Pure: bytes in, whole events out.
+
+What is changed, and nothing else:
+    - `model` is the name that the client asked for; one id, created and object over a whole stream
+    - the first delta of every choice has the role, no later one has; nothing of a choice follows its finish
+    - usage only where it was asked for, once, in a chunk of its own before [DONE]; no other chunk without choices
+    - [DONE] exactly once, and only if the answer is whole; an error of the server's is raised, not passed on
+    - lines of the event stream that are no data are dropped, comments excepted
+
+Model: most chunks of a stream differ in one string only, the text that they add. So a chunk that was parsed is kept as a template, the
+bytes before that string and those behind it, and bytes that are nothing but chunks of this form are passed on unparsed, or with the
+model's name replaced. Strings of JSON hold no bare quotation marks and no line breaks, so nothing else can look like it. All other
+chunks are parsed. Cost: linear in the bytes, however they are cut.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from backends.errors import BackendError, BackendUnavailable
+from backends.openai_http.failures import from_event, not_protocol
+from backends.openai_http.splice import with_model
+from backends.types import Usage
+
+UsageWanted = Literal["no", "once", "always"]
+
+LONGEST_EVENT = 4 * 1024 * 1024
+"""Bytes."""
+_LESSONS = 8
+"""Chunks per stream that may be tried as a template."""
+_FAILED = frozenset({"error", "abort"})
+"""Finish reasons of routers and engines that lost the request: no success."""
+
+
+class Relay:
+    """The stream of one answer. `feed` it, until `over`; `finish` it where the server ends it without [DONE].
+
+    model: for errors, the catalogue name. shown: the client's name for it. choices: how many were asked for. usage: what the client
+    wants of it; "always" is in every chunk, as vLLM's `continuous_usage_stats`. spent: the usage that the server told, None if nothing
+    yet. wrote: text of the answer (or a tool call) has come. failure: what is wrong with what came after the bytes given last;
+    raise it then.
+    """
+
+    __slots__ = (
+        "_choices", "_cr", "_finished", "_form", "_introduced", "_lessons", "_model", "_parts", "_same", "_shown", "_size", "_usage",
+        "_usage_held", "failure", "over", "spent", "wrote",
+    )  # fmt: skip
+
+    def __init__(self, model: str, shown: str, choices: int, usage: UsageWanted) -> None:
+        self._model = model
+        self._shown = shown
+        self._choices = choices
+        self._usage = usage
+        self._usage_held: dict[str, Any] | None = None  # the chunk that tells it, before [DONE]
+        self._same: dict[str, Any] = {}  # in all chunks, taken from the first
+        self._introduced: set[int] = set()
+        self._finished: set[int] = set()
+        self._form: Form | None = None
+        self._lessons = _LESSONS if choices == 1 else 0
+        self._parts: list[bytes] = []  # of an event that is not whole
+        self._size = 0
+        self._cr = False  # the last byte was \r: a \n now belongs to it
+        self.spent: Usage | None = None
+        self.wrote = False
+        self.over = False
+        self.failure: BackendError | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        """What the client gets of these bytes: whole events, or nothing yet."""
+        form = self._form
+        if form is not None and not self._parts and not self._cr and form.run(data, 0) == len(data):
+            return form.written(data)
+        return self._events(self._whole(data))
+
+    def finish(self) -> bytes:
+        """The server has ended its answer. Sets `failure` where it was not whole."""
+        if self._settled():
+            return b""
+        rest = b"".join(self._parts)
+        self._parts = []
+        # Servers forget the last blank line.
+        given = self._events(rest.rstrip(b"\n") + b"\n\n") if rest.strip() else b""
+        if self._settled():
+            return given
+        if not self._finished or self._introduced - self._finished:
+            message = f"The server of model {self._model!r} broke off in the middle of its answer."
+            self.failure = BackendUnavailable(self._model, message)
+            return given
+        return given + self._done()
+
+    def _settled(self) -> bool:
+        return self.over or self.failure is not None
+
+    # Events
+
+    def _whole(self, data: bytes) -> bytes:
+        """The whole events that are here now; the rest is kept. Lines end with \\n from here on."""
+        if self._cr or b"\r" in data:
+            if self._cr and data[:1] == b"\n":
+                data = data[1:]
+            self._cr = data[-1:] == b"\r"
+            # JSON has no raw line breaks, so all of them are the stream's own.
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if self._parts:
+            # The blank line may begin in what is kept.
+            last = self._parts[-1]
+            if b"\n\n" not in data and not (last.endswith(b"\n") and data.startswith(b"\n")):
+                return self._kept(data)
+            data = b"".join(self._parts) + data
+            self._parts, self._size = [], 0
+        end = data.rfind(b"\n\n") + 2
+        if end == 1:
+            return self._kept(data)
+        if end < len(data):
+            self._kept(data[end:])
+        return data[:end]
+
+    def _kept(self, data: bytes) -> bytes:
+        if data:
+            self._parts.append(data)
+            self._size += len(data)
+            if self._size > LONGEST_EVENT:
+                self.failure = not_protocol(self._model, "an event is too long")
+        return b""
+
+    def _events(self, whole: bytes) -> bytes:
+        given: list[bytes] = []
+        at = 0
+        while at < len(whole) and not self._settled():
+            form = self._form
+            if form is not None and (end := form.run(whole, at)) > at:
+                given.append(form.written(whole[at:end]))
+                at = end
+                continue
+            end = whole.index(b"\n\n", at)
+            event = whole[at:end].strip(b"\n")
+            at = end + 2
+            try:
+                given.append(self._event(event))
+            except BackendError as error:
+                self.failure = error
+        return b"".join(given)
+
+    def _event(self, event: bytes) -> bytes:
+        """One event, without the blank line behind it. Raises a BackendError for a failure of the server's."""
+        comments = name = b""
+        if event.startswith(b"data:") and b"\n" not in event:
+            data = event[5:]
+        else:
+            lines = event.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+            comments = b"".join(line + b"\n\n" for line in lines if line.startswith(b":"))
+            data = b"\n".join(line[5:] for line in lines if line.startswith(b"data:"))
+            name = b"".join(line[6:].strip() for line in lines if line.startswith(b"event:"))
+        data = data.strip()
+        if not data:
+            return comments
+        if data == b"[DONE]":
+            return comments + self._done()
+        try:
+            chunk = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            raise not_protocol(self._model, data.decode(errors="replace")) from None
+        if not isinstance(chunk, dict):
+            raise not_protocol(self._model, chunk)
+        if chunk.get("error"):
+            raise from_event(self._model, chunk)
+        if name == b"error":
+            raise from_event(self._model, {"error": chunk})
+        return comments + self._chunk(chunk, data)
+
+    def _done(self) -> bytes:
+        self.over = True
+        usage = b""
+        if self._usage_held is not None:
+            usage = _event(self._usage_held)
+        return usage + b"data: [DONE]\n\n"
+
+    # Chunks
+
+    def _chunk(self, chunk: dict[str, Any], data: bytes) -> bytes:
+        if not self._same:
+            self._same = identity(chunk, "chat.completion.chunk", self._shown)
+        chunk |= self._same
+        self._meter(chunk)
+        listed = chunk.get("choices")
+        choices = listed if isinstance(listed, list) else []
+        before = b""
+        kept = []
+        for choice in choices:
+            index = choice.get("index", 0) if isinstance(choice, dict) else None
+            if isinstance(index, int) and index not in self._finished:
+                before += self._choice(index, choice)
+                kept.append(choice)
+        if not kept:
+            return b""
+        chunk["choices"] = kept
+        if self._lessons and not self._finished:
+            self._lessons -= 1
+            self._form = form_of(data, chunk) or self._form
+        return before + _event(chunk)
+
+    def _meter(self, chunk: dict[str, Any]) -> None:
+        """Reads the usage, and takes it out of the chunk: clients expect it in one of its own, at the end."""
+        usage = chunk.get("usage")
+        if not isinstance(usage, dict):
+            return
+        self.spent = read_usage(usage)
+        if self._usage != "no":
+            self._usage_held = {**chunk, "choices": []}
+        if self._usage != "always":
+            del chunk["usage"]
+
+    def _choice(self, index: int, choice: dict[str, Any]) -> bytes:
+        """Reads and mends a choice; gives what has to come before it."""
+        delta = choice.get("delta")
+        before = b""
+        if isinstance(delta, dict):
+            if index in self._introduced:
+                delta.pop("role", None)
+            else:
+                self._introduced.add(index)
+                if not delta.get("role"):
+                    first = {"role": "assistant", "content": ""}
+                    choices = [{"index": index, "delta": first, "logprobs": None, "finish_reason": None}]
+                    before = _event({**self._same, "choices": choices})
+            if delta.get("content") or delta.get("tool_calls") or delta.get("refusal"):
+                self.wrote = True
+        elif "text" in choice:  # of a text completion: it has no roles
+            self._introduced.add(index)
+            self.wrote = self.wrote or bool(choice["text"])
+        reason = choice.get("finish_reason")
+        if reason is not None:
+            if reason in _FAILED:
+                raise from_event(self._model, {"error": {"message": f"finish_reason {reason}"}})
+            self._finished.add(index)
+            self._form = None
+            self._lessons = 0
+        return before
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What chunks of one kind have around the one string that differs: as the server writes them, and as the client gets them."""
+
+    before: bytes
+    behind: bytes
+    new_before: bytes
+    new_behind: bytes
+
+    def run(self, data: bytes, at: int) -> int:
+        """The end of the chunks of this form that follow each other from `at` on; `at` where there is none."""
+        before, behind = self.before, self.behind
+        skip, size = len(before), len(behind)
+        while data.startswith(before, at):
+            quote = data.find(b'"', at + skip)
+            if quote < 0 or not data.startswith(behind, quote):
+                break
+            at = quote + size
+        return at
+
+    def written(self, run: bytes) -> bytes:
+        """A run as the client gets it."""
+        if self.before != self.new_before:
+            run = run.replace(self.before, self.new_before)
+        if self.behind != self.new_behind:
+            run = run.replace(self.behind, self.new_behind)
+        return run
+
+
+def form_of(data: bytes, chunk: dict[str, Any]) -> Form | None:
+    """The form of a chunk, if it has one: all of it stays but a string, the only field of its only choice's delta.
+
+    data: as it came. chunk: as it is to be, decoded.
+    """
+    choices = chunk["choices"]
+    delta = choices[0].get("delta")
+    if len(choices) != 1 or not isinstance(delta, dict) or len(delta) != 1:
+        return None
+    ((key, text),) = delta.items()
+    named = data.find(orjson.dumps(key), data.find(b'"delta"'))
+    start = data.find(b'"', named + len(orjson.dumps(key))) + 1  # behind the string's opening mark
+    said = orjson.dumps(text)[1:-1] if isinstance(text, str) else b""
+    if named < 0 or start == 0 or not said or not data.startswith(said, start):
+        return None
+    before, behind = data[:start], data[start + len(said) :]
+    name = orjson.dumps(chunk["model"])
+    new = with_model(before + behind, name)
+    if new is None or orjson.loads(new) != {**chunk, "choices": [{**choices[0], "delta": {key: ""}}]}:
+        return None
+    if data.find(b'"model"') < start:
+        new_before, new_behind = new[: len(new) - len(behind)], behind
+    else:
+        new_before, new_behind = before, new[len(before) :]
+    return Form(b"data: " + before, behind + b"\n\n", b"data: " + new_before, new_behind + b"\n\n")
+
+
+def whole_answer(model: str, shown: str, data: bytes) -> tuple[bytes, Usage | None]:
+    """An answer that is not streamed: the same with the client's name for the model, and its usage.
+
+    Raises a BackendError for a failure of the server's, or what is no answer.
+    """
+    try:
+        answer = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise not_protocol(model, data[:2000].decode(errors="replace")) from None
+    if isinstance(answer, dict) and answer.get("error"):
+        raise from_event(model, answer)
+    if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
+        raise not_protocol(model, data[:2000].decode(errors="replace"))
+    for choice in answer["choices"]:
+        if isinstance(choice, dict) and choice.get("finish_reason") in _FAILED:
+            raise from_event(model, {"error": {"message": f"finish_reason {choice['finish_reason']}"}})
+    usage = answer.get("usage")
+    return _renamed(answer, shown, data), read_usage(usage) if isinstance(usage, dict) else None
+
+
+def _renamed(answer: dict[str, Any], shown: str, data: bytes) -> bytes:
+    same = identity(answer, "chat.completion", shown)
+    changed = [key for key, value in same.items() if answer.get(key) != value]
+    if not changed:
+        return data
+    if changed == ["model"] and isinstance(answer.get("model"), str):
+        spliced = with_model(data, orjson.dumps(shown))
+        if spliced is not None:
+            return spliced
+    return orjson.dumps({**answer, **same})
+
+
+def identity(answer: dict[str, Any], kind: str, shown: str) -> dict[str, Any]:
+    """id, object, created and model of an answer; made up where the server does not say. kind: the object then."""
+    id, object, created = answer.get("id"), answer.get("object"), answer.get("created")
+    return {
+        "id": id if isinstance(id, str) and id else f"chatcmpl-{uuid.uuid4().hex}",
+        "object": object if isinstance(object, str) and object else kind,
+        "created": created if isinstance(created, int) else int(time.time()),
+        "model": shown,
+    }
+
+
+def read_usage(usage: dict[str, Any]) -> Usage:
+    """Zeros where the server does not say."""
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return Usage(prompt if isinstance(prompt, int) else 0, completion if isinstance(completion, int) else 0)
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(value) + b"\n\n"

@@ -1,0 +1,155 @@
+"""The shortest way through: a request for one model with a server of its own is handed on as it came, and so is the answer.
+
+Which requests: the name means a single model whose backend forwards (`ForwardingBackend`), no alias tells that model anything of its
+own, and the request holds nothing of ours (`modelnet`). All others take the way through the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import structlog
+
+from backends.protocol import ForwardingBackend
+from backends.types import ForwardRequest
+from gateway.limits.estimate import BYTES_PER_TOKEN
+from gateway.observability.metrics import Metrics
+from gateway.observability.record import RequestRecord
+from gateway.runtime import Runtime
+from gateway.web.account import account_of
+from gateway.web.admission import Admission
+from gateway.web.asgi import Receive, Scope, Send
+from gateway.web.exchange import Exchange
+from gateway.web.route import within
+from gateway.wire.body import json_object
+from gateway.wire.decode import RequestLimits
+from gateway.wire.fields import Fields
+from gateway.wire.forwardable import check_forwardable
+from strategies.prompting import PromptSet
+from strategies.prompting.prompts import LANGUAGES
+from strategies.routing import Alias
+from strategies.topology import Model, TopologyError
+
+_MOST_NAMES = 4096
+
+log = structlog.get_logger("modelnet.requests")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a model name means here. max_tokens: the alias's, where the request has no budget."""
+
+    model: str
+    backend: ForwardingBackend
+    wiring: bytes
+    max_tokens: int | None
+
+
+class Forwarder:
+    """Answers the chat requests that can be handed on. A subclass does so for requests of another kind."""
+
+    kind: Literal["chat", "text"] = "chat"
+
+    def __init__(self, runtime: Runtime, metrics: Metrics, admission: Admission, limits: RequestLimits) -> None:
+        self._runtime = runtime
+        self._metrics = metrics
+        self._admission = admission
+        self._limits = limits
+        self._targets: dict[str, Target | None] = {}
+        self._catalog = runtime.catalog
+
+    async def answered(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord, body: bytes) -> bool:
+        """Answer the request if it can be handed on; else False, and nothing has happened. Raises APIError, Disconnected."""
+        fields = json_object(body)
+        model = fields.get("model")
+        if type(model) is not str or "modelnet" in fields:
+            return False
+        target = self.target(model)
+        if target is None:
+            return False
+        record.model, record.shape, record.wiring = model, "single", target.model
+        prompts = self._check(fields)
+        stream = bool(fields.get("stream"))
+        settings = self._runtime.settings
+        if stream:
+            record.kind = "stream"
+        if settings.server.log.prompts:
+            log.info("messages", messages=self._said(fields))
+        seconds = within(settings.limits.request_seconds, record.timeout)
+        request = ForwardRequest(body, fields, model, stream, seconds, target.max_tokens, self.kind, prompts)
+        exchange = Exchange(
+            scope, receive, send, record, target.wiring, stream, seconds, settings.server.keepalive_seconds
+        )
+        account = account_of(scope, self._runtime.operations)
+        await account.admit_model(
+            model, target.model, *_tokens(fields, len(body), target, settings.limits.answer_max_tokens)
+        )
+        self._admission.enter(exchange, record.priority)
+        self._metrics.begin(stream)
+        try:
+            await exchange.run(target.backend.forward(request))
+        finally:
+            self._metrics.end(stream)
+            self._admission.leave(exchange)
+            if record.usage is not None:
+                account.meter.add(target.model, record.usage)
+                self._metrics.forwarded(target.model, record)
+        return True
+
+    def _check(self, fields: Fields) -> int:
+        """How many prompts there are. Raises APIError (400)."""
+        check_forwardable(fields, self._limits)
+        return 1
+
+    def _said(self, fields: Fields) -> Any:
+        """What the client said, for the log."""
+        return [{"role": message["role"], "content": message.get("content")} for message in fields["messages"]]
+
+    def _is_told(self, alias: Alias) -> bool:
+        """Whether the model is told anything but what the client said."""
+        return _tells(self._runtime.prompts[alias.prompts or "default"])
+
+    def target(self, model: str) -> Target | None:
+        """What a name means, if requests to it are handed on. A model that can't serve now is the engine's to refuse."""
+        if self._catalog is not self._runtime.catalog:
+            self._catalog = self._runtime.catalog
+            self._targets.clear()
+        try:
+            target = self._targets[model]
+        except KeyError:
+            if len(self._targets) >= _MOST_NAMES:  # names are the clients' words
+                self._targets.clear()
+            target = self._targets[model] = self._resolved(model)
+        if target is not None and self._runtime.statuses[target.model].state != "ready":
+            return None
+        return target
+
+    def _resolved(self, model: str) -> Target | None:
+        try:
+            route = self._runtime.route(model)
+        except TopologyError:
+            return None
+        if not isinstance(route.topology, Model):
+            return None
+        name = route.topology.name
+        alias = route.alias or Alias(model)
+        entry = self._catalog.get(name)
+        if entry is None or not entry.native or not isinstance(entry.backend, ForwardingBackend):
+            return None
+        if self._is_told(alias):
+            return None
+        return Target(name, entry.backend, name.encode(), alias.max_tokens)
+
+
+def _tokens(fields: Mapping[str, Any], size: int, target: Target, default: int) -> tuple[int, int]:
+    """What a request may read and write, estimated from the size of its body, for its key's limits."""
+    written = fields.get("max_completion_tokens") or fields.get("max_tokens") or target.max_tokens or default
+    n = fields.get("n") or 1
+    return n * max(1, size // BYTES_PER_TOKEN), n * written
+
+
+def _tells(prompts: PromptSet) -> bool:
+    """Whether a single model is told anything but the conversation."""
+    return any(prompts.template("single", "solver", language) for language in LANGUAGES)

@@ -1,0 +1,156 @@
+"""uvicorn's HTTP protocol with bounds on what comes before a body (bytes, headers) and on the time that a request takes to arrive.
+
+Without them a client could send headers for ever, all of it kept in memory, or hold a connection open without ever asking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.web.transport import HeadHolder
+from gateway.wire.errors import APIError, bad_request
+
+GONE = "modelnet.gone"
+"""Key of the scope: the request's `Leaving`."""
+HEAD_BYTES = 64 * 1024
+"""Of request line and headers together."""
+HEADERS = 128
+HEAD_SECONDS = 20.0
+"""From the first byte of a request, or from the beginning of a connection, to the end of the headers."""
+BODY_SECONDS = 60.0
+"""From there to the end of the body, where it did not come with the headers."""
+
+
+class Leaving:
+    """Tells when a connection is lost, without a task that waits for it."""
+
+    __slots__ = ("_told", "gone")
+
+    def __init__(self) -> None:
+        self.gone = False
+        self._told: set[Callable[[], None]] = set()
+
+    def tell(self, whom: Callable[[], None]) -> None:
+        """Call this when it is lost; where it is lost already, look at `gone`."""
+        self._told.add(whom)
+
+    def forget(self, whom: Callable[[], None]) -> None:
+        """Do not call this any more."""
+        self._told.discard(whom)
+
+    def lost(self) -> None:
+        """It is."""
+        self.gone = True
+        for call in tuple(self._told):
+            call()
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection. What is not HTTP is answered in OpenAI's form, too."""
+
+    head_seconds = HEAD_SECONDS
+    body_seconds = BODY_SECONDS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._heading = True  # the headers of the next request are still to come
+        self._head = 0
+        self._refusal: APIError | None = None
+        self._late: asyncio.TimerHandle | None = None
+        self._leaving = Leaving()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(HeadHolder(transport))  # type: ignore[arg-type] # it has all of a transport that is used
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+        self._leaving.lost()
+
+    def data_received(self, data: bytes) -> None:
+        if self._heading:
+            self._head += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if not self._heading:
+            if self._late is None:
+                self._late = self.loop.call_later(self.body_seconds, self._give_up)
+        elif self._head > HEAD_BYTES:
+            self._refuse(_too_large())
+        elif self._head and self._late is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        self._stop_waiting()
+        if len(self.headers) > HEADERS or (self._head > HEAD_BYTES and self._size() > HEAD_BYTES):
+            self._refusal = _too_large()
+            raise ValueError("the headers are too large")
+        cast(dict[str, Any], self.scope)[GONE] = self._leaving
+        self._heading = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._stop_waiting()
+        self._heading, self._head = True, 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        cast(HeadHolder, self.transport).flush()
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(self._refusal or bad_request(msg))
+
+    def _answering(self) -> bool:
+        """An earlier request on this connection is not answered to its end."""
+        cycle: Any = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _await_head(self) -> None:
+        self._late = self.loop.call_later(self.head_seconds, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _give_up(self) -> None:
+        self._late = None
+        if self.transport.is_closing() or (self._heading and self._answering()):
+            return
+        if self._head:
+            self._refuse(APIError(408, "The request did not arrive in time.", code="request_timeout"))
+        else:
+            self.transport.close()
+
+    def _refuse(self, error: APIError) -> None:
+        body = error.body()
+        head = (
+            f"HTTP/1.1 {error.status} {_REASONS.get(error.status, 'Error')}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self._stop_waiting()
+        cycle: Any = self.cycle
+        waits = not self._heading and not cycle.response_started  # for the rest of its body: it will never see it
+        if self._answering() and not waits:
+            self.transport.abort()  # an error must not be written into the middle of an answer
+            return
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+
+_REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
+
+
+def _too_large() -> APIError:
+    message = f"The headers are larger than {HEAD_BYTES} bytes, or more than {HEADERS}."
+    return APIError(431, message, code="headers_too_large")

@@ -1,0 +1,54 @@
+"""What is checked of a chat request that is handed to a model's own server as it came.
+
+Everything else is for the server to judge: it may know fields, roles and parts that we do not. The checks are the decoder's own
+(`gateway.wire.decode`), so the errors are too; what is plainly right passes without them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.wire.decode import MAX_TOP_LOGPROBS, RequestLimits
+from gateway.wire.errors import bad_request
+from gateway.wire.fields import Fields, boolean, integer, mapping
+from gateway.wire.messages import decode_messages
+from gateway.wire.sampling import decode_sampling
+
+_PLAIN = frozenset({"model", "messages", "stream"})
+
+
+def check_forwardable(fields: Fields, limits: RequestLimits) -> None:
+    """Raises APIError (400). fields: without those that are null; `model` is a string."""
+    if not fields["model"]:
+        raise bad_request("You must provide a model.", "model")
+    messages = fields.get("messages")
+    if type(messages) is not list or not 0 < len(messages) <= limits.messages or not all(map(_plain, messages)):
+        _check_messages(messages, limits.messages)
+    boolean(fields, "stream")
+    if fields.keys() <= _PLAIN:
+        return
+    boolean(mapping(fields, "stream_options") or {}, "include_usage", "stream_options.include_usage")
+    integer(fields, "n", 1, limits.choices)
+    decode_sampling(fields, limits.max_tokens)
+    boolean(fields, "logprobs")
+    integer(fields, "top_logprobs", 0, MAX_TOP_LOGPROBS)
+
+
+def _plain(message: Any) -> bool:
+    return type(message) is dict and type(message.get("role")) is str and type(message.get("content")) is str
+
+
+def _check_messages(messages: Any, limit: int) -> None:
+    if isinstance(messages, list) and 0 < len(messages) <= limit and all(map(_sound, messages)):
+        return
+    decode_messages(messages, limit)
+
+
+def _sound(message: Any) -> bool:
+    """Whether it has the form of a message, of whatever role, with whatever parts."""
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        return False
+    content = message.get("content")
+    if isinstance(content, list):
+        return all(isinstance(part, dict) and isinstance(part.get("text", ""), str) for part in content)
+    return isinstance(content, str) or (content is None and message["role"] == "assistant")

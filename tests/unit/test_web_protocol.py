@@ -1,0 +1,193 @@
+"""What comes before a body is bounded, over real sockets; and how a server comes to its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext, suppress
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from anyio.abc import ByteStream
+from edge import edge, fake, question
+
+from backends.fake import FakeBackend
+from gateway.web.protocol import HEAD_BYTES, HEADERS, BoundedProtocol
+from gateway.web.serving import Server, bind
+
+pytestmark = pytest.mark.anyio
+BODY = json.dumps(question(max_tokens=2)).encode()
+OK = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
+
+
+@asynccontextmanager
+async def served(
+    *backends: FakeBackend, patience: float = 1.0, drain: float = 0.0
+) -> AsyncIterator[tuple[Server, int]]:
+    """A server on a port of its own. Its end is bounded: a test that hangs there fails."""
+    sock = bind("127.0.0.1", 0)
+    async with edge(*(backends or (fake("a"),))) as e, anyio.create_task_group() as tasks:
+        server = Server(e.app, patience, drain)
+        server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
+
+        async def run() -> None:
+            await server.serve(sockets=[sock])
+
+        tasks.start_soon(run)
+        while not server.started:
+            await anyio.sleep(0.01)
+        try:
+            yield server, sock.getsockname()[1]
+        finally:
+            server.force_exit = server.should_exit = True
+    sock.close()
+
+
+async def answer(stream: ByteStream) -> tuple[int, dict[str, Any]]:
+    """Status and body of a response that closes, or has a length."""
+    data = b""
+    with anyio.fail_after(5):
+        while b"\r\n\r\n" not in data:
+            data += await stream.receive()
+        head, _, body = data.partition(b"\r\n\r\n")
+        length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        while len(body) < length:
+            body += await stream.receive()
+    return int(head.split()[1]), json.loads(body)
+
+
+async def ends(stream: ByteStream, seconds: float = 5.0) -> bool:
+    with anyio.fail_after(seconds):
+        try:
+            while True:
+                await stream.receive()
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            return True
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"x-a: " + b"a" * (HEAD_BYTES + 10),
+        b"\r\n".join(b"x-%d: 1" % n for n in range(HEADERS + 10)),
+        b"\r\n".join(b"x-%d: %b" % (n, b"a" * 900) for n in range(100)),
+        b"a" * (HEAD_BYTES + 10) + b": 1",
+    ],
+    ids=["one that is long", "too many", "too large together", "a name that is long"],
+)
+async def test_headers_without_measure_are_refused(head: bytes) -> None:
+    async with served() as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:
+        with anyio.move_on_after(5), suppress(anyio.BrokenResourceError):  # it may be cut off before all is sent
+            await stream.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n" + head + b"\r\n\r\n")
+        status, body = await answer(stream)
+        assert (status, body["error"]["code"]) == (431, "headers_too_large")
+        assert await ends(stream)
+
+
+async def test_headers_that_never_end_are_cut_off_while_they_come() -> None:
+    """Nothing of them is parsed as a whole header, so counting those would not help."""
+    async with served() as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:
+        await stream.send(b"GET /healthz HTTP/1.1\r\nx-a: ")
+        sent = 0
+        with anyio.fail_after(10), pytest.raises((anyio.BrokenResourceError, anyio.ClosedResourceError)):
+            while sent < 100 * HEAD_BYTES:
+                await stream.send(b"a" * 4096)
+                sent += 4096
+                await anyio.lowlevel.checkpoint()
+        assert sent < 50 * HEAD_BYTES  # what the buffers of the sockets hold, and no more
+
+
+async def test_ordinary_requests_pass_and_connections_are_kept() -> None:
+    long = b"x-long: " + b"a" * (HEAD_BYTES - 2000) + b"\r\n"
+    async with served() as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:
+        for request in (OK, OK.replace(b"host: x\r\n", b"host: x\r\n" + long), OK):
+            await stream.send(request)
+            assert (await answer(stream))[0] == 200
+        for part in (OK[:20], OK[20:90], OK[90:]):
+            await stream.send(part)
+            await anyio.sleep(0.01)
+        assert (await answer(stream))[0] == 200
+        await stream.send(b"GARBAGE\r\n\r\n")
+        status, body = await answer(stream)
+        assert status == 400 and body["error"]["type"] == "invalid_request_error"
+
+
+async def test_a_client_that_dawdles_over_its_headers_is_told_and_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BoundedProtocol, "head_seconds", 0.2)
+    async with served() as (_, port):
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(b"GET /healthz HT")
+            status, body = await answer(stream)
+            assert (status, body["error"]["code"]) == (408, "request_timeout")
+            assert await ends(stream)
+        async with await anyio.connect_tcp("127.0.0.1", port) as silent:
+            assert await ends(silent)
+
+
+async def test_so_is_one_that_dawdles_over_its_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BoundedProtocol, "body_seconds", 0.2)
+    async with served() as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:
+        await stream.send(OK[:-20])
+        status, body = await answer(stream)
+        assert (status, body["error"]["code"]) == (408, "request_timeout")
+        assert await ends(stream)
+
+
+async def test_a_slow_answer_is_not_taken_for_slow_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BoundedProtocol, "head_seconds", 0.1)
+    monkeypatch.setattr(BoundedProtocol, "body_seconds", 0.1)
+    async with served(fake("a", first_delay=0.4)) as (_, port):
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(OK)
+            assert (await answer(stream))[0] == 200
+
+
+async def test_nothing_is_written_into_the_middle_of_an_answer() -> None:
+    """A next request that is wrong, while the first is still being answered."""
+    async with served(fake("a", delay=0.05)) as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:
+        body = json.dumps(question(stream=True)).encode()
+        await stream.send(OK.replace(BODY, body).replace(b"%d" % len(BODY), b"%d" % len(body)))
+        data = await stream.receive()
+        await stream.send(b"GET / HTTP/1.1\r\nx-a: " + b"a" * (HEAD_BYTES + 10))
+        with anyio.fail_after(5), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            while True:
+                data += await stream.receive()
+        assert data.count(b"HTTP/1.1") == 1 and b"[DONE]" not in data
+
+
+async def test_a_server_drains_before_it_stops() -> None:
+    """Probes first; new requests are still served; then no more, and running answers end whole."""
+    async with served(fake("a", delay=0.02), drain=0.4, patience=5.0) as (server, port):
+        stream_body = json.dumps(question(stream=True)).encode()
+        async with await anyio.connect_tcp("127.0.0.1", port) as running:
+            request = OK.replace(BODY, stream_body).replace(b"%d" % len(BODY), b"%d" % len(stream_body))
+            await running.send(request)
+            data = await running.receive()
+            server.stop()
+            async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+                await stream.send(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
+                status, body = await answer(stream)
+                assert (status, body["status"]) == (503, "draining")
+                await stream.send(OK)
+                assert (await answer(stream))[0] == 200
+            await anyio.sleep(0.6)
+            with pytest.raises(OSError):
+                await anyio.connect_tcp("127.0.0.1", port)
+            with anyio.fail_after(5):
+                while b"[DONE]" not in data:
+                    data += await running.receive()
+
+
+async def test_a_second_signal_ends_at_once() -> None:
+    async with served(fake("a"), drain=60.0) as (server, port):
+        server.stop()
+        server.stop()
+        with anyio.fail_after(5):
+            while True:
+                try:
+                    async with await anyio.connect_tcp("127.0.0.1", port):
+                        await anyio.sleep(0.02)
+                except OSError:
+                    break
