@@ -58,7 +58,7 @@ def problems(tmp_path: Path, text: str, **environ: str) -> list[str]:
         ("models:\n  a:\n    answer: x\n", ["2: models.a: `backend` is required: one of llama_cpp, openai, fake"]),
         (
             "models:\n  a:\n    backend: gpu\n",
-            ["2: models.a: backend: 'gpu' is not one of 'llama_cpp', 'openai', 'vllm', 'fake'"],
+            ["2: models.a: backend: 'gpu' is not one of 'llama_cpp', 'openai', 'vllm', 'hosted', 'fake'"],
         ),
         ("models:\n  a b: {backend: fake}\n", ["2: models.a b: a name has letters, digits and . _ - / only"]),
         ("models:\n  a: 5\n", ["2: models.a: must be a mapping"]),
