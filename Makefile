@@ -23,9 +23,9 @@ LLAMA_BUILD := CMAKE_BUILD_PARALLEL_LEVEL="$${CMAKE_BUILD_PARALLEL_LEVEL:-$(CORE
 	CFLAGS="$$CFLAGS $(LLAMA_FLAGS)" CXXFLAGS="$$CXXFLAGS $(LLAMA_FLAGS)"
 
 .DEFAULT_GOAL := help
-include vllm.mk
+include vllm.mk clients.mk
 .NOTPARALLEL:
-.PHONY: help setup demo bench bench-certificates bench-gateway bench-peers weights test test-unit lint format wheel clean clean-all
+.PHONY: lock audit help setup demo bench bench-certificates bench-gateway bench-peers weights test test-unit lint format wheel clean clean-all
 
 help: ## what can be made here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,20 @@ format: setup ## put the code into shape
 
 wheel: setup ## dist/*.whl and dist/*.tar.gz
 	$(PY) -m build --outdir dist .
+
+# Tools in an environment of their own: they are no part of the product, nor of its tests.
+LOCK_EXTRAS := --extra otel --extra postgres --extra shared
+TOOLS := $(VENV)-tools
+
+lock: ## requirements.lock: every dependency with the hashes of its files
+	@test -x $(TOOLS)/bin/pip-compile || { $(PY) -m venv $(TOOLS) && $(TOOLS)/bin/pip install --quiet 'pip-tools>=7.5' 'pip-audit>=2.9'; }
+	@sed -n '/^#/p' requirements.lock > requirements.lock.new
+	@$(TOOLS)/bin/pip-compile pyproject.toml $(LOCK_EXTRAS) --generate-hashes --strip-extras --allow-unsafe --quiet --no-header \
+		--no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o $(TOOLS)/lock
+	@cat $(TOOLS)/lock >> requirements.lock.new && mv requirements.lock.new requirements.lock
+
+audit: lock ## known vulnerabilities of what is locked; asks the package index's database
+	@$(TOOLS)/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip
 
 clean: ## remove what was built and cached here, but the environment
 	rm -rf dist build .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -45,6 +45,9 @@ _RESTART_OF_SERVER = ("log", "shutdown_seconds", "drain_seconds", "watch_seconds
 _FILES = ("path", "chat_template", "vocabulary")
 """Settings of models that name a file: another content is another model."""
 
+_AROUND = {"hedge_after": None, "description": None}
+"""Settings of a model that concern only what is around it: they change without building it anew."""
+
 log = structlog.get_logger("modelnet.reload")
 
 
@@ -275,7 +278,8 @@ def _unchanged(old: Generation, loaded: Loaded, stamps: Mapping[Path, tuple[int,
     before = old.loaded.settings
     for name, settings in loaded.settings.models.items():
         entry = old.runtime.catalog.get(name)
-        if entry is None or before.models.get(name) != settings:
+        was = before.models.get(name)
+        if entry is None or was is None or was.model_copy(update=_AROUND) != settings.model_copy(update=_AROUND):
             continue
         if all(stamps.get(file) == old.stamps.get(file) for file in _model_files(loaded, name)):
             same[name] = entry

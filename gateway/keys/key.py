@@ -56,8 +56,12 @@ class Rights:
     @property
     def limited(self) -> bool:
         """Whether anything has to be counted."""
-        limits = (self.requests_per_minute, self.tokens_per_minute, self.concurrency, self.budget)
-        return any(limit is not None for limit in limits)
+        return (
+            self.requests_per_minute is not None
+            or self.tokens_per_minute is not None
+            or self.concurrency is not None
+            or self.budget is not None
+        )
 
     def value(self) -> dict[str, Any]:
         """As JSON; `of` reads it back."""

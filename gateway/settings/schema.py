@@ -187,7 +187,9 @@ class FakeModel(AnyModel):
     faults: list[FakeFault] = Field(default_factory=list, description="How it fails.")
 
 
-ModelSettings = Annotated[LlamaCppModel | OpenAIModel | VLLMModel | HostedModel | FakeModel, Field(discriminator="backend")]
+ModelSettings = Annotated[
+    LlamaCppModel | OpenAIModel | VLLMModel | HostedModel | FakeModel, Field(discriminator="backend")
+]
 
 
 class Alias(Strict):

@@ -16,7 +16,6 @@ from gateway.experiments.choose import Choice, Facts, OverrideForbidden, Unknown
 from gateway.experiments.shadow import Original, texts
 from gateway.keys.key import Key
 from gateway.keys.patterns import matches
-from gateway.keys.store import Spent
 from gateway.ledger.meter import Meter, RunMeter
 from gateway.ledger.row import Row, outcome
 from gateway.limits.estimate import Budgets, estimate, prompt_tokens
@@ -181,8 +180,8 @@ class Account:
             meter.add(self.writer, Usage(meter.prompt, 0))  # it was read, at least
         if self.lease is not None:
             await self.lease.settle(meter.spent)
-        elif self.key is not None and meter.spent != Spent():
-            self.operations.keyring.spending.add(self.key.id, meter.spent)
+        elif self.key is not None and ((spent := meter.spent).tokens or spent.nano):
+            self.operations.keyring.spending.add(self.key.id, spent)
         ledger = self.operations.ledger
         if ledger is not None and self.entered:
             ledger.put(self._row(endpoint, ended))

@@ -1,7 +1,7 @@
 """The shortest way through: a request for one model with a server of its own is handed on as it came, and so is the answer.
 
 Which requests: the name means a single model whose backend forwards (`ForwardingBackend`), no alias tells that model anything of its
-own, and the request holds nothing of ours (`modelnet`). All others take the way through the engine.
+own, the request holds nothing of ours (`modelnet`), and the ledger does not keep answers. All others take the way through the engine.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ class Forwarder:
         model = fields.get("model")
         if type(model) is not str or "modelnet" in fields:
             return False
+        if self.kind == "chat" and self._runtime.operations.settings.ledger.texts:
+            return False  # answers are to be kept, so they have to be read
         target = self.target(model)
         if target is None:
             return False

@@ -247,7 +247,9 @@ def without_chance(text: str) -> str:
     text = re.sub(r"chatcmpl-[0-9a-f]{32}", "chatcmpl-ID", text)
     text = re.sub(r"fp_[0-9a-f]{12}", "fp_FINGERPRINT", text)
     text = re.sub(r'"created":\d+', '"created":0', text)
-    counts = "prompt_tokens|completion_tokens|total_tokens|pieces|certified|looked_up|uncertified|sampled|drift|passes|saved"
+    counts = (
+        "prompt_tokens|completion_tokens|total_tokens|pieces|certified|looked_up|uncertified|sampled|drift|passes|saved"
+    )
     text = re.sub(rf'"({counts})":\d+', r'"\1":1', text)
     numbers = "seconds|first_token_seconds|waiting_seconds|own_seconds|worst_gap|lost_mass|worst_lost"
     return re.sub(rf'"({numbers})":[0-9.e-]+', r'"\1":0.5', text)

@@ -134,7 +134,10 @@ async def world(folder: Path) -> AsyncIterator[World]:
                 "limits": {"request_seconds": SECONDS, "answer_max_tokens": 200},
                 "ledger": {"database": str(folder / "ledger.db"), "flush_seconds": 0.05},
                 "key_store": {"database": str(folder / "keys.db")},
-                "resilience": {"breaker": {"least": 12, "share": 0.75, "pause": 0.1, "pause_most": 0.5}, "retries": {"longest": 1.0}},
+                "resilience": {
+                    "breaker": {"least": 12, "share": 0.75, "pause": 0.1, "pause_most": 0.5},
+                    "retries": {"longest": 1.0},
+                },
             }
         )
         loaded = Loaded(settings, folder / "test.yaml", Source(folder / "test.yaml"))

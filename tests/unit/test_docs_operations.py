@@ -1,58 +1,61 @@
-"""The pages about keys, ledger and routes: their configurations are valid, their commands and metrics exist."""
+"""The pages about bad days, about seeing what happens, and about threats say what is so."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+import yaml
+from edge import edge, fake
 
-from gateway.cli.commands import app
-from gateway.ledger.row import COLUMNS
-from gateway.settings import load
+from gateway.settings import Settings
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ("keys.md", "ledger.md", "ab.md")
-SECRETS = {"GATEWAY_KEY": "0123456789abcdef", "BATCH_KEY": "fedcba9876543210", "ADMIN_KEY": "0123456789abcdef0"}
-
-
-def blocks(page: str, language: str) -> list[str]:
-    text = (DOCS / page).read_text("utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+TREE = Path(__file__).parents[2]
+DOCS = TREE / "docs"
+TESTS = {file.name: file.read_text("utf-8") for file in (TREE / "tests").rglob("test_*.py")}
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_configurations_are_valid(page: str, tmp_path: Path) -> None:
-    found = blocks(page, "yaml")
-    assert found
-    for text in found:
-        file = tmp_path / "my.yaml"
-        file.write_text(text, encoding="utf-8")
-        load(file, SECRETS)
+def test_tests_that_the_threat_model_names_are_there() -> None:
+    page = (DOCS / "threat-model.md").read_text("utf-8")
+    named = re.findall(r"`(test_[\w*]+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 25
+    for file, function in named:
+        matching = [name for name in TESTS if re.fullmatch(file.replace("*", r"\w+").replace(".py", r"\.py"), name)]
+        assert matching, file
+        assert not function or any(f"def {function}(" in TESTS[name] for name in matching), function
+    for path in re.findall(r"`(tests/[\w/.]+)`", page):
+        assert (TREE / path).exists(), path
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_commands_are_there(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every `modelnet` command that is shown is understood; those about keys are run, one after the other."""
-    monkeypatch.setenv("MODELNET_STATE", str(tmp_path))
-    runner = CliRunner()
-    lines = [line for text in blocks(page, "console") for line in text.splitlines()]
-    id = ""
-    for line in lines:
-        if not line.startswith("$ modelnet"):
-            continue
-        words = [id if word == "ID" else word for word in shlex.split(line)[2:]]
-        if words[0] != "keys":
-            words = [*words[:2], "--help"]
-        result = runner.invoke(app, words)
-        assert result.exit_code == 0, (line, result.output)
-        if words[1] == "create":
-            id = result.stdout.split("_")[1]
+@pytest.mark.parametrize("page", ["resilience.md", "observability.md"])
+def test_configurations_on_these_pages_are_valid(page: str) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (DOCS / page).read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert blocks
+    for text in blocks:
+        Settings.model_validate({"models": {"a": {"backend": "fake"}}} | yaml.safe_load(text))
 
 
-def test_columns_are_those_of_the_table() -> None:
-    page = (DOCS / "ledger.md").read_text("utf-8")
-    told = {name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
-    assert told - {"requests"} == set(COLUMNS) - {"id", "texts"}
+@pytest.mark.anyio
+async def test_metrics_on_the_page_are_those_that_there_are() -> None:
+    page = (DOCS / "observability.md").read_text("utf-8")
+    table = page.split("| question |")[1].split("\n\n")[0]
+    named = set(re.findall(r"`([a-z_]+\*?)`", table)) - {"modelnet_…"}
+    async with edge(fake("a")) as e:
+        there = {
+            family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+            for family in e.app.metrics.registry.collect()
+            if family.name.startswith("modelnet")
+        }
+    shown = {name.removeprefix("modelnet_") for name in there}
+    optional = {"ledger_*", "limits_*", "keys_failing"}  # where they are configured
+    assert named - optional - {"shadows_*"} <= shown, named - shown
+    assert {name for name in shown if not name.startswith("shadows_")} <= named
+
+
+def test_defaults_on_the_page_are_the_defaults() -> None:
+    settings = Settings.model_validate({"models": {"a": {"backend": "fake"}}})
+    text = re.findall(r"^```yaml\n(.*?)^```", (DOCS / "resilience.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)[0]
+    shown = Settings.model_validate({"models": {"a": {"backend": "fake"}}} | yaml.safe_load(text))
+    assert shown.resilience == settings.resilience
+    assert (shown.shedding.low, shown.shedding.normal) == (settings.shedding.low, settings.shedding.normal)

@@ -339,6 +339,15 @@ async def test_which_requests_are_handed_on(model: str, more: Any, raw: bool, tm
             assert h.upstream.body["messages"][0]["content"] == "Think. Why?"
 
 
+async def test_answers_that_are_to_be_kept_are_read() -> None:
+    """Configuration `ledger.texts`: nothing is promised and then not kept."""
+    for texts in (True, False):
+        async with house(ledger={"texts": texts}) as h:
+            reply = await h.chat()
+            assert reply.status == 200
+            assert (reply.header("x-modelnet-wiring") is None) == texts
+
+
 async def test_names_of_clients_do_not_pile_up() -> None:
     async with house() as h:
         for number in range(30):

@@ -17,10 +17,12 @@ from edge import CHAT, Edge, Exchange, Reply, question
 from backends.catalog import Entry
 from backends.errors import BackendUnavailable
 from backends.fake import FakeBackend, FakeSettings
+from backends.wrappers import guard_of
 from gateway.app import Application
 from gateway.reload import Reloader, first_generation, open_reloader
 from gateway.runtime import open_runtime
 from gateway.settings import Loaded, load
+from gateway.web.admin import admin_app
 
 pytestmark = pytest.mark.anyio
 
@@ -243,6 +245,34 @@ async def test_a_breaker_stays_as_it_is_where_the_model_does(tmp_path: Path) -> 
         assert (await w.reloader.reload()).ok
         settings = w.reloader.switch.current.loaded.settings
         assert guards.of(settings, "a") is a and guards.of(settings, "b") is not b
+
+
+async def test_what_is_around_a_model_changes_without_building_it(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        w.file.write_text(config().replace("delay: 0.0", 'delay: 0.0, hedge_after: 0.5, description: "new"'))
+        outcome = await w.reloader.reload()
+        assert (outcome.result, outcome.built, outcome.kept) == ("done", (), ("a", "b"))
+        guard = guard_of(w.reloader.switch.current.runtime.catalog["b"].backend)
+        assert guard is not None and guard.policy.hedge_after == 0.5
+
+
+async def test_the_admin_api_reloads(tmp_path: Path) -> None:
+    key = "a-key-of-the-admin-only"
+    async with world(tmp_path, config(more=f"admin: {{key: {key}}}")) as w:
+        first = w.reloader.switch.current
+        app: Any = admin_app(first.loaded, first.runtime.operations, w.reloader.reload)
+
+        async def post(**headers: str) -> Reply:
+            return await Edge(app, first.runtime, {}).call("POST", "/admin/reload", headers=headers)
+
+        assert (await post()).status == 401
+        w.file.write_text(config("two", more=f"admin: {{key: {key}}}"))
+        reply = await post(authorization=f"Bearer {key}")
+        assert (reply.status, reply.json()["result"], reply.json()["built"]) == (200, "done", ["b"])
+        assert said(await w.chat()) == "two"
+        w.file.write_text("models: [")
+        reply = await post(authorization=f"Bearer {key}")
+        assert (reply.status, reply.json()["result"]) == (409, "failed") and "YAML" in reply.json()["reason"]
 
 
 async def test_files_are_watched(tmp_path: Path) -> None:

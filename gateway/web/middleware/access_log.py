@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from gateway.observability.logs import QuickLogger
 from gateway.observability.record import record_of
@@ -26,21 +27,27 @@ class AccessLog:
         try:
             await self.app(scope, receive, send)
         finally:
-            record = record_of(scope)
-            fields = {
+            record, path = record_of(scope), scope["path"]
+            fields: dict[str, Any] = {
                 "method": scope["method"],
-                "path": scope["path"][:_LONGEST],
+                "path": path[:_LONGEST],
                 "status": record.status,
                 "ms": round(record.seconds() * 1000, 2),
             }
             if record.model is not None:
-                fields |= {"model": record.model[:_LONGEST], "shape": record.shape, "kind": record.kind}
+                fields["model"] = record.model[:_LONGEST]
+                fields["shape"] = record.shape
+                fields["kind"] = record.kind
             if record.first_token is not None:
                 fields["first_token_ms"] = round(record.first_token * 1000, 2)
-            if record.usage is not None:
-                fields["prompt_tokens"] = record.usage.prompt_tokens
-                fields["completion_tokens"] = record.usage.completion_tokens
-            fields |= {name: value for name in ("key", "route", "arm") if (value := getattr(record, name)) is not None}
+            if (usage := record.usage) is not None:
+                fields["prompt_tokens"] = usage.prompt_tokens
+                fields["completion_tokens"] = usage.completion_tokens
+            if record.key is not None:
+                fields["key"] = record.key
+            if record.route is not None:
+                fields["route"] = record.route
+                fields["arm"] = record.arm
             if record.error is not None:
                 fields["error"] = record.error
-            self._logger.log(logging.DEBUG if scope["path"] in _QUIET else logging.INFO, "request", fields)
+            self._logger.log(logging.DEBUG if path in _QUIET else logging.INFO, "request", fields)

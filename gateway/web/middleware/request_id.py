@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import re
 
 import structlog
@@ -24,7 +24,7 @@ class RequestId:
             await self.app(scope, receive, send)
             return
         given = header(scope, b"x-request-id")
-        request_id = given if given is not None and _SANE.fullmatch(given) else f"req_{os.urandom(16).hex()}"
+        request_id = given if given is not None and _SANE.fullmatch(given) else f"req_{random.getrandbits(128):032x}"
         record = RequestRecord(request_id)
         attach(scope, record)
 
