@@ -16,6 +16,7 @@ from backends.hosted.settings import HostedSettings
 from backends.openai_http.sse import SSEEvent
 from backends.openai_http.wire import ChatReader, messages
 from backends.seats import Seats
+from backends.secrets import keep_secret
 from backends.types import TextEnd, TextEvent, TextRequest
 
 _OURS = frozenset({"model", "messages", "stream", "n", "api_key", "api_base", "base_url", "stream_options", "timeout"})
@@ -26,6 +27,7 @@ class HostedBackend:
     """A `TextBackend`. Tools, formats and other fields of a request go to litellm as they came; it is asked once, never again."""
 
     def __init__(self, name: str, settings: HostedSettings) -> None:
+        keep_secret([settings.api_key])
         self._name = name
         self._settings = settings
         self._seats = Seats(name, settings.seats, settings.queue)

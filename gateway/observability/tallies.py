@@ -97,7 +97,7 @@ class Counter(_Family[Number]):
 
     def collect(self) -> Iterable[Metric]:
         family = CounterMetricFamily(self._name, self._help, labels=self._labels)
-        for labels, child in self._children.items():
+        for labels, child in list(self._children.items()):  # others count meanwhile
             family.add_metric(labels, child.value)
         yield family
 
@@ -126,7 +126,7 @@ class Gauge(_Family[Number]):
 
     def collect(self) -> Iterable[Metric]:
         family = GaugeMetricFamily(self._name, self._help, labels=self._labels)
-        for labels, child in self._children.items():
+        for labels, child in list(self._children.items()):  # others count meanwhile
             family.add_metric(labels, child.value)
         yield family
 
@@ -155,7 +155,7 @@ class Histogram(_Family[Spread]):
 
     def collect(self) -> Iterable[Metric]:
         family = HistogramMetricFamily(self._name, self._help, labels=self._labels)
-        for labels, child in self._children.items():
+        for labels, child in list(self._children.items()):  # others count meanwhile
             total, buckets = 0, []
             for bound, count in zip((*self._bounds, float("inf")), child.counts, strict=True):
                 total += count

@@ -313,6 +313,9 @@ async def test_a_hundred_reloads_under_load_lose_no_request(tmp_path: Path) -> N
             for number in range(8):
                 tasks.start_soon(client, number)
             for number in range(1, 101):
+                answered = len(done)
+                while len(done) == answered:  # however slow the machine is, there is something to lose
+                    await anyio.sleep(0.001)
                 kind = chance.choice(["good", "good", "broken", "unstartable", "good"])
                 answer = f"{number} " + "word " * chance.randrange(9)
                 if kind == "broken":
@@ -327,7 +330,7 @@ async def test_a_hundred_reloads_under_load_lose_no_request(tmp_path: Path) -> N
                 assert results[-1] == ("done" if kind == "good" else "failed")
             going = False
         assert results.count("done") > 40 and results.count("failed") > 20
-        assert len(done) > 100 and len(set(done)) > 10
+        assert len(done) >= 100 and len(set(done)) > 10
         assert set(done) <= served | {""}
         await anyio.sleep(0.05)
         assert [len(w.open(name)) for name in "ab"] == [1, 1]
