@@ -11,8 +11,8 @@ wirings that use it are refused with the reason. Leaving the block stops what is
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -88,6 +88,21 @@ Build = Callable[[str], Awaitable[Entry]]
 """Model name → entry whose backend has been started. Raises BackendError, WeightsError, or anything else."""
 
 
+class _Use:
+    """A block that is counted. One object serves all of them: every request enters it."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self, count: Callable[[int], None]) -> None:
+        self._count = count
+
+    def __enter__(self) -> None:
+        self._count(1)
+
+    def __exit__(self, *raised: object) -> None:
+        self._count(-1)
+
+
 class Runtime:
     """What the edge works with. Changes only through loading and stopping.
 
@@ -107,17 +122,16 @@ class Runtime:
         self._loaded = anyio.Event()
         self._users = 0
         self._left = anyio.Event()
+        self._use = _Use(self._used)
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
+    def in_use(self) -> AbstractContextManager[None]:
         """For as long as something may call its models."""
-        self._users += 1
-        try:
-            yield
-        finally:
-            self._users -= 1
-            if not self._users:
-                self._left.set()
+        return self._use
+
+    def _used(self, change: int) -> None:
+        self._users += change
+        if not self._users:
+            self._left.set()
 
     async def unused(self) -> None:
         """Until nothing uses it. For one that nobody begins to use any more."""

@@ -1,12 +1,8 @@
-"""HTTP/1.1 to one server: connections that are kept and used again. Knows nothing of what is said.
+"""One HTTP/1.1 connection to a server. Knows nothing of what is said.
 
 A client of our own because it is a third of the gateway's work on a short answer: one request is one write, and bytes go
 from the parser (llhttp, in C) to whoever reads, without streams, URLs, cookies or redirects in between. docs/hot-path.md has the
-numbers. Everything is for one event loop.
-
-    answer = await pool.ask(request, timeout)     its headers are here
-    while data := await answer.read(timeout): …
-    answer.close()                                whenever: gives the connection back, or cuts it
+numbers. Everything is for one event loop. `pool` keeps connections and asks.
 
 Back-pressure: nothing is read from the socket while HIGH_WATER bytes wait for a reader.
 """
@@ -14,13 +10,13 @@ Back-pressure: nothing is read from the socket while HIGH_WATER bytes wait for a
 from __future__ import annotations
 
 import asyncio
-import ssl
 import zlib
-from collections.abc import Mapping
-from typing import cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, cast
 
 import httptools
+
+if TYPE_CHECKING:
+    from backends.openai_http.pool import Pool
 
 HIGH_WATER = 64 * 1024
 """Bytes that may wait for their reader before the socket is left alone."""
@@ -78,6 +74,7 @@ class Connection(asyncio.Protocol):
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._left = False  # nobody reads any more
+        self._patient = False  # whoever waits wants all of it: parts need not wake them
 
     @property
     def usable(self) -> bool:
@@ -91,11 +88,15 @@ class Connection(asyncio.Protocol):
 
     # What the reader calls
 
-    async def ask(self, request: bytes, timeout: float) -> None:
-        """Send a request; returns when the answer's headers are here. Raises Broken, NotHTTP, TimeoutError."""
+    async def ask(self, request: bytes, timeout: float, whole: bool) -> None:
+        """Send a request; returns when the answer's headers are here, whole: when all of it is, or as much as may wait for a reader.
+
+        Raises Broken, NotHTTP, TimeoutError.
+        """
         if self._served:
             self._reset()
         self._complete = False
+        self._patient = whole
         assert self._transport is not None
         self._transport.write(request)
         while not self._headed:
@@ -121,6 +122,13 @@ class Connection(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.resume_reading()
         return data
+
+    def all(self) -> bytes | None:
+        """The whole rest of the body if it is here, else None: `read` it."""
+        if not self._complete or self._paused:
+            return None
+        parts, self._parts = self._parts, []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
         """Done with this answer. One that was read to its end gives the connection back; any other is cut off at once."""
@@ -220,7 +228,10 @@ class Connection(asyncio.Protocol):
             # What our callbacks raise is the context of the former.
             self.fail(NotHTTP(str(error.__context__ or error)))
             return
-        self._wake()
+        if self._size > HIGH_WATER:
+            self._patient = False
+        if not self._patient:
+            self._wake()
         if self._size > HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
@@ -279,133 +290,8 @@ class Connection(asyncio.Protocol):
             self._interim = False
             return
         self._complete = True
+        self._patient = False
         self._keep = self._parser.should_keep_alive()
         if self._left:
             self._stop_timer()
             self._release()
-
-
-class Pool:
-    """Connections to one server. As many as are asked for: admission is bounded before, by seats."""
-
-    def __init__(self, base: str, *, connect_timeout: float, keep_alive: float, verify: bool) -> None:
-        parts = urlsplit(base)
-        assert parts.hostname is not None
-        self.loop = asyncio.get_running_loop()
-        self._host = parts.hostname
-        self._secure = parts.scheme == "https"
-        self._port = parts.port or (443 if self._secure else 80)
-        self._verify = verify
-        self._tls: ssl.SSLContext | None = None
-        self._connect_timeout = connect_timeout
-        self._keep_alive = keep_alive
-        self._idle: list[Connection] = []  # the one used last is used first
-        self._all: set[Connection] = set()
-        self._sweeping: asyncio.TimerHandle | None = None
-        self._closed = False
-
-    @property
-    def open(self) -> int:
-        """Connections, idle ones included."""
-        return len(self._all)
-
-    async def ask(self, request: bytes, timeout: float) -> Connection:
-        """Send a request; returns when the answer's headers are here. `close` what it gives.
-
-        timeout: seconds for all of it. Raises Broken, NotHTTP, TimeoutError, OSError.
-        """
-        deadline = self.loop.time() + timeout
-        while True:
-            connection = self._kept() or await self._connect(min(self._connect_timeout, timeout))
-            try:
-                await connection.ask(request, max(0.0, deadline - self.loop.time()))
-            except Broken as error:
-                # It was idle and the server let it go just now: nothing was answered, so ask again, on a new one in the end.
-                if not error.used or self._closed:
-                    raise
-            except BaseException:
-                connection.cut()
-                raise
-            else:
-                return connection
-
-    def _kept(self) -> Connection | None:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable:
-                return connection
-            connection.cut()
-        return None
-
-    async def _connect(self, timeout: float) -> Connection:
-        tls: ssl.SSLContext | None = None
-        if self._secure:
-            tls = self._tls = self._tls or _context(self._verify)
-        async with asyncio.timeout(timeout):
-            _, connection = await self.loop.create_connection(
-                lambda: Connection(self), self._host, self._port, ssl=tls, server_hostname=self._host if tls else None
-            )
-        if self._closed:
-            connection.cut()
-            raise Broken
-        self._all.add(connection)
-        return connection
-
-    def keep(self, connection: Connection) -> None:
-        """An idle connection, to be used again."""
-        if self._closed:
-            connection.cut()
-            return
-        connection.idle_since = self.loop.time()
-        self._idle.append(connection)
-        if self._sweeping is None:
-            self._sweeping = self.loop.call_later(self._keep_alive, self._sweep)
-
-    def forget(self, connection: Connection) -> None:
-        """A connection that is no more. Idempotent."""
-        self._all.discard(connection)
-        if connection.idle_since and connection in self._idle:
-            self._idle.remove(connection)
-
-    def _sweep(self) -> None:
-        """Close what was idle for long enough. The list is in the order of becoming idle."""
-        self._sweeping = None
-        old = self.loop.time() - self._keep_alive
-        stale = [connection for connection in self._idle if connection.idle_since <= old]
-        for connection in stale:
-            connection.cut()
-        if self._idle:
-            until = self._idle[0].idle_since + self._keep_alive
-            self._sweeping = self.loop.call_at(until, self._sweep)
-
-    def close(self) -> None:
-        """Cut all connections. Idempotent."""
-        self._closed = True
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-        for connection in tuple(self._all):
-            connection.fail(Broken())
-        self._idle.clear()
-
-
-def request_head(method: str, url: str, headers: Mapping[str, str]) -> bytes:
-    """The request line and headers, without the empty line: a Content-Length may follow. Raises ValueError for line breaks."""
-    parts = urlsplit(url)
-    lines = [f"{method} {parts.path or '/'} HTTP/1.1", f"Host: {parts.netloc}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    if any("\r" in line or "\n" in line for line in lines):
-        raise ValueError("a header or path holds a line break")
-    return "".join(f"{line}\r\n" for line in lines).encode()
-
-
-def with_body(head: bytes, body: bytes) -> bytes:
-    """A whole request."""
-    return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
-
-
-def _context(verify: bool) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

@@ -67,7 +67,7 @@ class Forwarding:
         try:
             # A whole answer has its first byte when it is written to its end.
             within = None if request.stream else request.seconds
-            self._answer = await self._upstream.ask("POST", self._url, self._body, within)
+            self._answer = await self._upstream.ask("POST", self._url, self._body, within, whole=not request.stream)
         except (BackendUnavailable, RequestRejected) as error:
             self._seat.release()
             if request.kind == "chat" or not is_missing_route(error):

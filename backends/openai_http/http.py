@@ -10,8 +10,9 @@ from typing import Any
 import orjson
 
 from backends.errors import BackendUnavailable
-from backends.openai_http.connections import LINGER, Connection, Pool, request_head, with_body
+from backends.openai_http.connections import LINGER, Connection
 from backends.openai_http.failures import NETWORK, from_exception, from_response
+from backends.openai_http.pool import Pool, request_head, with_body
 from backends.openai_http.settings import OpenAIHTTPSettings
 from backends.tracecontext import TRACEPARENT
 
@@ -48,6 +49,8 @@ class Body:
     async def whole(self, limit: int = JSON_BODY) -> bytes:
         """All of it, within the time that was left for the first byte. What is beyond `limit` is cut, which no longer is JSON."""
         assert self._first is not None
+        if (data := self._connection.all()) is not None:
+            return data[:limit]
         try:
             return await _bounded(self._connection, limit, self._first)
         except NETWORK as error:
@@ -85,7 +88,7 @@ class Upstream:
 
         within: seconds until the whole answer is here; None: the settings' `first_byte_timeout`.
         """
-        answer = await self.ask(method, url, None if body is None else orjson.dumps(body), within)
+        answer = await self.ask(method, url, None if body is None else orjson.dumps(body), within, whole=True)
         try:
             return orjson.loads(await answer.whole())
         except orjson.JSONDecodeError as error:
@@ -102,8 +105,13 @@ class Upstream:
         finally:
             answer.close()
 
-    async def ask(self, method: str, url: str, body: bytes | None, within: float | None = None) -> Body:
-        """One request; the beginning of its answer, whose status was 200. `close` it. Raises a BackendError."""
+    async def ask(
+        self, method: str, url: str, body: bytes | None, within: float | None = None, *, whole: bool = False
+    ) -> Body:
+        """One request; the beginning of its answer, whose status was 200. `close` it. Raises a BackendError.
+
+        whole: it will be read by `Body.whole`.
+        """
         pool = self._open_pool()
         head = self._heads.get((method, url))
         if head is None:
@@ -113,7 +121,7 @@ class Upstream:
         timeout = within or self._settings.first_byte_timeout
         deadline = pool.loop.time() + timeout
         try:
-            connection = await pool.ask(with_body(head, body or b""), timeout)
+            connection = await pool.ask(with_body(head, body or b""), timeout, whole)
         except NETWORK as error:
             raise from_exception(self._model, error) from error
         if connection.status != 200:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal
 
@@ -135,12 +136,13 @@ class Exchange:
             data = await answer.read()
         raise RuntimeError("an answer ended without saying so")
 
-    async def _write(self, data: bytes, headers: Headers, more: bool = True) -> None:
-        if self._lock is None:
+    def _write(self, data: bytes, headers: Headers, more: bool = True) -> Awaitable[None]:
+        return (self._write_now if self._lock is None else self._write_in_turn)(data, headers, more)
+
+    async def _write_in_turn(self, data: bytes, headers: Headers, more: bool) -> None:
+        assert self._lock is not None
+        async with self._lock:
             await self._write_now(data, headers, more)
-        else:
-            async with self._lock:
-                await self._write_now(data, headers, more)
 
     async def _write_now(self, data: bytes, headers: Headers, more: bool) -> None:
         if self._closed:

@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT)]
 
 import uvloop  # noqa: E402
 
-from backends.openai_http.connections import Pool, request_head, with_body  # noqa: E402
+from backends.openai_http.pool import Pool, request_head, with_body  # noqa: E402
 from gateway.bench.machine import commit, look  # noqa: E402
 
 KEY = "sk-bench-0123456789"

@@ -14,17 +14,8 @@ from typing import Any
 import anyio
 import pytest
 
-from backends.openai_http.connections import (
-    HIGH_WATER,
-    LINGER,
-    Broken,
-    BrokenOff,
-    Connection,
-    NotHTTP,
-    Pool,
-    request_head,
-    with_body,
-)
+from backends.openai_http.connections import HIGH_WATER, LINGER, Broken, BrokenOff, Connection, NotHTTP
+from backends.openai_http.pool import Pool, request_head, with_body
 
 pytestmark = pytest.mark.anyio
 
@@ -351,6 +342,27 @@ async def test_the_end_of_a_body_is_awaited_a_moment(pause: float, kept: int) ->
         if kept:
             assert await (await pool.ask(REQUEST, 2)).read(2) == b"last"
             assert pool.open == 1
+
+
+@pytest.mark.parametrize("size", [10, 3 * HIGH_WATER])
+async def test_whoever_wants_all_is_woken_once(size: int) -> None:
+    """But not at the price of more than may wait."""
+    answer = sized(b"x" * size)
+    parts = [answer[:20], answer[20:50], answer[50:60], answer[60:]]
+    async with server(every_time(*parts, pause=0.02)) as pool:
+        for _ in range(2):
+            connection = await pool.ask(REQUEST, 2, whole=True)
+            data = connection.all()
+            if size < HIGH_WATER:
+                assert data == b"x" * size
+                connection.close()
+            elif data is None:
+                assert len(await body(connection)) == size
+            else:
+                connection.close()
+        assert pool.open == 1
+        with pytest.raises(TimeoutError):
+            await pool.ask(REQUEST, 0.03, whole=True)
 
 
 # Time, and reading
