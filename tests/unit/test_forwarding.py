@@ -588,6 +588,29 @@ async def test_a_client_that_left_before() -> None:
 
 
 @pytest.mark.parametrize("streaming", [True, False])
+async def test_a_client_that_leaves_with_the_last_word(streaming: bool) -> None:
+    """It has its answer; and the cancellation that was on its way does not hit what comes next."""
+    async with house() as h:
+        exchange = h.exchange("POST", CHAT, question(stream=streaming))
+        exchange._scope[GONE] = leaving = Leaving()
+        send = exchange._send
+
+        async def last_send(message: Any) -> None:
+            await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                leaving.lost()
+
+        exchange._send = last_send  # type: ignore[method-assign]
+        reply = await exchange.run()
+        await asyncio.sleep(0)
+        assert (reply.status, reply.complete) == (200, True)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        assert h.settled()
+
+
+@pytest.mark.parametrize("streaming", [True, False])
 async def test_whoever_waits_for_a_place_may_leave(streaming: bool) -> None:
     """drop-in 27, 30: a queue of one; the next is turned away."""
     async with house({"seats": 1, "queue": 1}) as h:
