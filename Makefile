@@ -22,6 +22,17 @@ LLAMA_WHEELS = $(or $(MODELNET_HOME),$(HOME)/.cache/modelnet)/wheels/$(LLAMA_KEY
 LLAMA_BUILD := CMAKE_BUILD_PARALLEL_LEVEL="$${CMAKE_BUILD_PARALLEL_LEVEL:-$(CORES)}" \
 	CFLAGS="$$CFLAGS $(LLAMA_FLAGS)" CXXFLAGS="$$CXXFLAGS $(LLAMA_FLAGS)"
 
+# Checkouts that are set up at the same time wait for the one that compiles.
+define LLAMA_WHEEL
+ls "$(LLAMA_WHEELS)"/*.whl >/dev/null 2>&1 || { \
+	rm -rf "$(LLAMA_WHEELS)/new" && $(LLAMA_BUILD) $(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps \
+		--no-cache-dir --no-binary llama-cpp-python --wheel-dir "$(LLAMA_WHEELS)/new" '$(LLAMA)' && \
+	mv "$(LLAMA_WHEELS)/new"/*.whl "$(LLAMA_WHEELS)" && rmdir "$(LLAMA_WHEELS)/new"; }
+endef
+export LLAMA_WHEEL
+ONE_AT_A_TIME := $(PY) -c 'import fcntl, subprocess, sys; held = open(sys.argv[1], "w"); fcntl.flock(held, fcntl.LOCK_EX); \
+	sys.exit(subprocess.call(sys.argv[2:]))'
+
 .DEFAULT_GOAL := help
 include vllm.mk clients.mk
 .NOTPARALLEL:
@@ -120,10 +131,7 @@ $(READY): pyproject.toml | $(PY)
 		done; \
 		echo "installing; llama.cpp is compiled the first time, which takes some minutes"; \
 	fi
-	@ls "$(LLAMA_WHEELS)"/*.whl >/dev/null 2>&1 || { \
-		rm -rf "$(LLAMA_WHEELS).new" && $(LLAMA_BUILD) $(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps \
-			--no-cache-dir --no-binary llama-cpp-python --wheel-dir "$(LLAMA_WHEELS).new" '$(LLAMA)' && \
-		mkdir -p "$(LLAMA_WHEELS)" && mv "$(LLAMA_WHEELS).new"/*.whl "$(LLAMA_WHEELS)" && rmdir "$(LLAMA_WHEELS).new"; }
+	@mkdir -p "$(LLAMA_WHEELS)" && $(ONE_AT_A_TIME) "$(LLAMA_WHEELS)/lock" sh -c "$$LLAMA_WHEEL"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --find-links "$(LLAMA_WHEELS)" --only-binary llama-cpp-python \
 		--editable '.[embedded]' --group dev
 	@touch $(READY)

@@ -30,6 +30,9 @@ from gateway.settings.check import is_loopback
 from gateway.settings.values import experiment_routes, prices, static_keys
 from gateway.storage import StorageError, is_there, target
 
+OPENING_SECONDS = 10.0
+"""How long the start waits for the ledger's database; requests do not wait for it."""
+
 log = structlog.get_logger("modelnet.operations")
 
 
@@ -111,7 +114,7 @@ async def open_operations(loaded: Loaded, host: str = "127.0.0.1") -> AsyncItera
             queue=settings.ledger.queue,
             days=settings.ledger.days,
         )
-        ledger.start()
+        await anyio.to_thread.run_sync(ledger.start, OPENING_SECONDS)
     stopped: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:

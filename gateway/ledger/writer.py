@@ -42,6 +42,7 @@ class Ledger:
         self._owners: OrderedDict[str, str | None] = OrderedDict()
         self._tables: Tables | None = None
         self._wake = threading.Event()
+        self._tried = threading.Event()
         self._ending = False
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._forgot = 0.0
@@ -49,9 +50,12 @@ class Ledger:
         self.written = 0
         self.failing: str | None = None
 
-    def start(self) -> None:
-        """Begin to write. A database that can't be reached yet is no reason not to serve."""
+    def start(self, patience: float = 0.0) -> None:
+        """Begin to write. Waits at most `patience` seconds until the database was opened or has failed: a new file wants the disk's
+        attention several times, and no request should wait in memory for that. One that can't be reached yet is no reason not to serve.
+        """
         self._thread.start()
+        self._tried.wait(patience)
 
     @property
     def waiting(self) -> int:
@@ -97,7 +101,7 @@ class Ledger:
             log.error("ledger_rows_lost", rows=len(self._waiting))
 
     def _work(self) -> None:
-        pause, told = self._flush, 0
+        pause, told = 0.0, 0  # the first time there is nothing to write yet: the database is opened
         deadline: float | None = None
         while True:
             self._wake.wait(pause)
@@ -116,6 +120,7 @@ class Ledger:
                 log.exception("ledger_batch_failed", rows=min(BATCH, len(self._waiting)))
                 self._fail(type(error).__name__)
                 self._skip()
+            self._tried.set()
             if self.dropped > told:
                 log.error("ledger_rows_dropped", rows=self.dropped - told)
                 told = self.dropped
