@@ -47,6 +47,10 @@ _STATUS: Mapping[type[BackendError], int] = {
 }
 
 
+_UNREADABLE = (AttributeError, KeyError, IndexError, TypeError, ValueError)
+"""What comes of taking a field for something that it is not. It knows few fields, and checks none of them."""
+
+
 class FakeServer:
     """`async with FakeServer(backend) as server: server.base_url`.
 
@@ -116,6 +120,8 @@ class FakeServer:
             response: web.StreamResponse = await handler(request)
         except BackendError as error:
             return self._failed(error)
+        except _UNREADABLE as error:
+            return _error(400, f"not a request that this server can read: {error}")
         except web.HTTPException as error:
             return _error(error.status, error.reason)
         return response

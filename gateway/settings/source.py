@@ -21,6 +21,8 @@ KeyPath = tuple[str | int, ...]
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[^}:]*)(?::-(?P<default>[^}]*))?\}|\$\{")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HALF = re.compile("[\ud800-\udfff]")
+_NO_TEXT = "holds half a character (a lone surrogate), which can't be written as UTF-8"
 
 
 def dotted(path: KeyPath) -> str:
@@ -145,6 +147,9 @@ class _Reader:
                 self._fail(path, line, f"keys must be strings: put {written} in quotes")
                 continue
             key = key_node.value
+            if _HALF.search(key):
+                self._fail(path, line, f"the key {key!a} {_NO_TEXT}")
+                continue
             if key in value:
                 first = self.source.lines[(*path, key)]
                 self._fail((*path, key), line, f"written twice (first on line {first})")
@@ -158,9 +163,12 @@ class _Reader:
             value = self.loader.construct_object(node, deep=True)
         except (yaml.YAMLError, ValueError):  # a foreign tag, or a value that does not fit it
             return self._fail(path, line, f"not a value this file may hold: {node.tag}")
-        if isinstance(value, str) and self.environ is not None:
-            return self._substitute(value, self.environ, path, line)
-        if value is None or isinstance(value, str | bool | int | float):
+        if isinstance(value, str):
+            if self.environ is not None:
+                value = self._substitute(value, self.environ, path, line)
+            # YAML's "\ud800", or a variable that is no UTF-8: in an answer it would be an error of every request.
+            return self._fail(path, line, _NO_TEXT) if _HALF.search(value) else value
+        if value is None or isinstance(value, bool | int | float):
             return value
         return self._fail(path, line, f"not a value this file may hold: {node.tag}")
 

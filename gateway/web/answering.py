@@ -15,13 +15,12 @@ import orjson
 from backends.types import Usage
 from gateway.observability.record import RequestRecord
 from gateway.runtime import Prepared
-from gateway.web.asgi import Scope, Send, send_error, send_json
+from gateway.web.asgi import Scope, Send
 from gateway.web.eventstream import EventStream
-from gateway.web.route import Outlet
+from gateway.web.route import OneBody, Outlet
 from gateway.wire import sse
 from gateway.wire.answers import Choice, Piece, answer, completion, usage_value
 from gateway.wire.decode import ChatRequest
-from gateway.wire.errors import APIError
 from gateway.wire.extension import extension_value
 from gateway.wire.logprobs import Logprobs
 from strategies.engine.events import Event, Finished
@@ -121,13 +120,12 @@ class Answering:
         return "function_call" if reason == "tool_calls" and self.request.legacy else reason
 
 
-class Whole(Answering):
+class Whole(OneBody, Answering):
     """One JSON body at the end."""
 
     def __init__(self, scope: Scope, send: Send, *common: Any) -> None:
-        super().__init__(*common)
-        self._scope = scope
-        self._send = send
+        Answering.__init__(self, *common)
+        OneBody.__init__(self, scope, send)
         self._pieces: list[list[Piece]] = [[] for _ in self.choices]
 
     def restart(self, prepared: Prepared) -> None:
@@ -155,14 +153,7 @@ class Whole(Answering):
             extension=self.extension(range(len(answers))),
             legacy=self.request.legacy,
         )
-        self.closed = True
-        await send_json(self._send, 200, orjson.dumps(body), self.degraded())
-
-    async def fail(self, error: APIError) -> None:
-        if self.closed:
-            return  # the deadline fell into the last write: the answer is on its way
-        self.closed = True
-        await send_error(self._scope, self._send, error)
+        await self.deliver(orjson.dumps(body), self.degraded())
 
 
 class Stream(EventStream, Answering):

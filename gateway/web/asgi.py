@@ -35,10 +35,15 @@ def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(key.encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]
 
 
+def json_head(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Message:
+    """The message that starts a whole response."""
+    all_headers = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
+    return {"type": "http.response.start", "status": status, "headers": encoded(all_headers)}
+
+
 async def send_json(send: Send, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
     """A whole response."""
-    all_headers = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
-    await send({"type": "http.response.start", "status": status, "headers": encoded(all_headers)})
+    await send(json_head(status, body, headers))
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 

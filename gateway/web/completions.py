@@ -25,7 +25,7 @@ from gateway.observability.record import RequestRecord
 from gateway.runtime import Prepared, Runtime
 from gateway.web.admission import Admission
 from gateway.web.answering import Answering, Sink, Stream, Whole
-from gateway.web.asgi import Receive, Scope, Send, send_json
+from gateway.web.asgi import Receive, Scope, Send
 from gateway.web.attempts import Attempts
 from gateway.web.chat import ChatRoute, identity_of
 from gateway.web.forwarding import Forwarder
@@ -203,8 +203,7 @@ class CompletionWhole(Whole):
             usage=self.usage(),
             extension=self.extension(range(len(choices))),
         )
-        self.closed = True
-        await send_json(self._send, 200, orjson.dumps(body), self.degraded())
+        await self.deliver(orjson.dumps(body), self.degraded())
 
 
 class CompletionStream(Stream):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -24,7 +24,7 @@ from strategies.routing import Alias
 from strategies.topology import TopologyError, shape
 from strategies.topology import format as write
 
-READ = ["GET", "HEAD"]
+Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 def control_app(runtime: Runtime, metrics: Metrics, draining: Callable[[], bool] = lambda: False) -> FastAPI:
@@ -32,7 +32,7 @@ def control_app(runtime: Runtime, metrics: Metrics, draining: Callable[[], bool]
     app = FastAPI(title="ModelNet Gateway", version=gateway.__version__, redirect_slashes=False)
     install_errors(app)
 
-    @app.api_route("/v1/models", methods=READ)
+    @_read(app, "/v1/models")
     async def models(request: Request) -> Response:
         """Models, then aliases, then routes: those that the caller's key may use."""
         listed = [model_value(runtime, name) for name in runtime.settings.models]
@@ -42,22 +42,22 @@ def control_app(runtime: Runtime, metrics: Metrics, draining: Callable[[], bool]
             listed = [value for value in listed if visible(key.rights, runtime, value["id"])]
         return _json({"object": "list", "data": listed})
 
-    @app.api_route("/v1/models/{name:path}", methods=READ)
+    @_read(app, "/v1/models/{name:path}")
     async def model(name: str) -> Response:
         """A model, an alias, or any wiring of them that could run."""
         return _json(named_value(runtime, name))
 
-    @app.api_route("/v1/responses/{rest:path}", methods=["GET", "HEAD", "POST", "DELETE"])
+    @app.api_route("/v1/responses/{rest:path}", methods=["GET", "HEAD", "POST", "DELETE"], include_in_schema=False)
     async def stored_response(rest: str) -> Response:
         """Earlier responses, and what else needs a store: there is none."""
         raise APIError(404, f"There is no response {rest!r}: responses are not stored.", code="response_not_found")
 
-    @app.api_route("/healthz", methods=READ)
+    @_read(app, "/healthz")
     async def healthz() -> Response:
         """The process answers."""
         return _json({"status": "ok"})
 
-    @app.api_route("/readyz", methods=READ)
+    @_read(app, "/readyz")
     async def readyz() -> Response:
         """200 once nothing is loading any more and at least one model can serve; what can't is named either way. 503 at the end."""
         reasons = await runtime.not_ready()
@@ -69,12 +69,22 @@ def control_app(runtime: Runtime, metrics: Metrics, draining: Callable[[], bool]
             value["status"], ready = "draining", False
         return _json(value, 200 if ready else 503)
 
-    @app.api_route("/metrics", methods=READ)
+    @_read(app, "/metrics")
     async def prometheus() -> Response:
         """In Prometheus' text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     return app
+
+
+def _read(app: FastAPI, path: str) -> Callable[[Handler], Handler]:
+    """Register what answers GET and HEAD. The description names it once: an operation there has an id of its own."""
+
+    def register(handler: Handler) -> Handler:
+        app.head(path, include_in_schema=False)(handler)
+        return app.get(path)(handler)
+
+    return register
 
 
 def install_errors(app: FastAPI) -> None:

@@ -20,6 +20,7 @@ from gateway.observability.record import RequestRecord
 from gateway.web.admission import shutting_down
 from gateway.web.asgi import Disconnected, Receive, Scope, Send, encoded, until_disconnected
 from gateway.web.protocol import GONE, Leaving
+from gateway.web.route import tell_failure
 from gateway.wire import sse
 from gateway.wire.errors import APIError, timed_out, to_api_error
 
@@ -149,8 +150,8 @@ class Exchange:
             return
         try:
             if not self._opened:
-                self._opened = True
                 await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+                self._opened = True
             await self._send({"type": "http.response.body", "body": data, "more_body": more})
         except OSError as error:  # servers may say so this way
             raise Disconnected from error
@@ -241,8 +242,7 @@ class Exchange:
             raise failure
         error = to_api_error(failure)
         if error.status >= 500 and not isinstance(failure, APIError):
-            cause = failure if error.code == "internal_error" else failure.__cause__
-            log.error("request_failed", error=type(failure).__name__, reason=str(failure), exc_info=cause)
+            tell_failure(log, failure, error)
         if not self._opened:
             raise error from failure
         self._record.error = error.code or error.type

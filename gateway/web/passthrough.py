@@ -17,33 +17,24 @@ from backends.protocol import RawBackend, TokenizerBackend
 from gateway.limits.estimate import BYTES_PER_TOKEN
 from gateway.observability.record import RequestRecord
 from gateway.web.account import account_of
-from gateway.web.asgi import Receive, Scope, Send, read_body, send_error, send_json
-from gateway.web.route import Route
+from gateway.web.asgi import Receive, Scope, Send, read_body
+from gateway.web.route import OneBody, Route
 from gateway.wire.body import json_object
-from gateway.wire.errors import APIError, bad_request, unsupported_endpoint
+from gateway.wire.errors import bad_request, unsupported_endpoint
 from gateway.wire.fields import Fields, string
 from gateway.wire.tokenization import decode_ids, decode_tokenize, detokenized, tokenized
 
 _NO_TOKENS = "it does not tell its tokens"
 
 
-class Reply:
-    """An outlet of one JSON body."""
+class Reply(OneBody):
+    """The answer of one backend."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self.closed = False
-        self.value: Mapping[str, Any] = {}
-        self._scope = scope
-        self._send = send
+    value: Mapping[str, Any] = {}
 
     async def end(self) -> None:
-        body = orjson.dumps(self.value)
-        self.closed = True
-        await send_json(self._send, 200, body)
-
-    async def fail(self, error: APIError) -> None:
-        self.closed = True
-        await send_error(self._scope, self._send, error)
+        """As in `Outlet`."""
+        await self.deliver(orjson.dumps(self.value))
 
 
 class AskRoute(Route):

@@ -12,7 +12,7 @@ import orjson
 from gateway.observability.record import RequestRecord
 from gateway.runtime import Prepared
 from gateway.web.answering import Answering, Identity, Sink, Whole
-from gateway.web.asgi import Scope, Send, send_json
+from gateway.web.asgi import Scope, Send
 from gateway.web.chat import ChatRoute
 from gateway.web.eventstream import EventStream
 from gateway.wire.answers import Piece
@@ -60,9 +60,7 @@ class ResponsesWhole(Whole):
         reason = self.finish_reason(self.finished()[0])
         output.finish(reason)
         closing = closing_event(_response(self, output), reason, self.usage(), self.extension([0]), int(time.time()))
-        body = orjson.dumps(closing["response"])
-        self.closed = True
-        await send_json(self._send, 200, body, self.degraded())
+        await self.deliver(orjson.dumps(closing["response"]), self.degraded())
 
 
 class ResponsesStream(EventStream, Answering):

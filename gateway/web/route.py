@@ -6,8 +6,8 @@ leaves, everything of its request is cancelled at once, streaming or not. Whatev
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
 
 import anyio
 import structlog
@@ -16,7 +16,7 @@ from gateway.observability.metrics import Metrics
 from gateway.observability.record import RequestRecord, record_of
 from gateway.runtime import ModelNotReady, Runtime
 from gateway.web.admission import Admission, shutting_down
-from gateway.web.asgi import Disconnected, Receive, Scope, Send, send_error, until_disconnected
+from gateway.web.asgi import Disconnected, Receive, Scope, Send, json_head, send_error, until_disconnected
 from gateway.wire.errors import APIError, timed_out, to_api_error
 from gateway.wire.topology_errors import wiring_error
 from strategies.planning import Plan
@@ -43,6 +43,29 @@ class Outlet(Protocol):
     async def fail(self, error: APIError) -> None:
         """The request has failed."""
         ...
+
+
+class OneBody:
+    """An outlet of one JSON body."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.closed = False
+        self._scope = scope
+        self._send = send
+
+    async def deliver(self, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """The answer. Until its head is taken, a failure can still be told."""
+        await self._send(json_head(200, body, headers))
+        self.closed = True
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def fail(self, error: APIError) -> None:
+        """As in `Outlet`."""
+        if self.closed:  # the deadline fell into the last write: the client does not read, and has not got all of it
+            record_of(self._scope).error = error.code or error.type
+            return
+        self.closed = True
+        await send_error(self._scope, self._send, error)
 
 
 class Route:
@@ -139,8 +162,7 @@ class Route:
             raise failure
         error = to_api_error(failure)
         if error.status >= 500:
-            tell = log.warning if error.code == "overloaded" else log.error  # to be full is no fault
-            tell("request_failed", error=type(failure).__name__, reason=str(failure), exc_info=_trace(failure))
+            tell_failure(log, failure, error)
         with anyio.move_on_after(LAST_WORD_SECONDS):
             await outlet.fail(error)
 
@@ -169,6 +191,12 @@ def not_ready(error: ModelNotReady) -> APIError:
         retry=loading,
         retry_after=2.0 if loading else None,
     )
+
+
+def tell_failure(log: Any, failure: Exception, error: APIError) -> None:
+    """Log what a client is told as a 5xx. To be full is no fault."""
+    tell = log.warning if error.code == "overloaded" else log.error
+    tell("request_failed", error=type(failure).__name__, reason=str(failure), exc_info=_trace(failure))
 
 
 def _trace(error: Exception) -> BaseException | None:

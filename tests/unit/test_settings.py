@@ -174,6 +174,28 @@ def test_unset_variables_are_named(tmp_path: Path) -> None:
     ) == ["5: models.a.delay: must be a number"]
 
 
+HALF = "holds half a character (a lone surrogate), which can't be written as UTF-8"
+
+
+def test_half_characters_are_refused(tmp_path: Path) -> None:
+    """YAML can write what UTF-8 can't. It would come up in every answer that repeats it."""
+    text = 'models:\n  a: {backend: fake, description: "\\ud800"}\n  "b\\udc00": {backend: fake}\n'
+    assert problems(tmp_path, text) == [
+        f"2: models.a.description: {HALF}",
+        f"3: models: the key 'b\\udc00' {HALF}",
+    ]
+    text = "models:\n  a: {backend: fake, answer: '${ANSWER}'}\n"
+    assert problems(tmp_path, text, ANSWER="not \udcff UTF-8") == [f"2: models.a.answer: {HALF}"]
+    whole = load(write(tmp_path, 'models:\n  a: {backend: fake, description: "\\U0001F389"}\n'), {})
+    assert whole.settings.models["a"].description == "\N{PARTY POPPER}"
+
+
+def test_prompts_hold_whole_characters(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text('single:\n  solver:\n    en: "\\udfff"\n', encoding="utf-8")
+    with pytest.raises(SettingsError, match="half a character"):
+        load_prompts(load(write(tmp_path, MODEL + "prompts: {mine: p.yaml}\n"), {}))
+
+
 def test_secrets_show_nowhere(tmp_path: Path) -> None:
     """Neither in `repr` nor in the message about a mistake beside them."""
     text = "models:\n  a:\n    backend: openai\n    base_url: http://h/v1\n    api_key: ${KEY}\nkeys: ['${KEY}']\n"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import anyio
 import pytest
-from edge import CHAT, edge, fake, question
+import structlog
+from edge import CHAT, Exchange, edge, fake, question
 
 from backends.fake import Fault
 
@@ -140,4 +142,51 @@ async def test_many_at_once_over_mixed_wirings() -> None:
                 for exchange in exchanges[::2]:
                     exchange.leave()
         assert all(exchange.reply.status == 200 for exchange in exchanges[1::2])
+        assert e.idle()
+
+
+ASKED: dict[str, dict[str, Any]] = {
+    CHAT: question(),
+    "/v1/completions": {"model": "a", "prompt": "Why?"},
+    "/v1/responses": {"model": "a", "input": "Why?"},
+    "/tokenize": {"model": "a", "prompt": "Why?"},
+}
+
+
+@pytest.mark.parametrize("path", ASKED)
+async def test_a_deadline_before_the_head_is_taken_is_told(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server waits for a client that has not read earlier answers: nothing of this one has gone out."""
+    monkeypatch.setattr("gateway.web.route.LAST_WORD_SECONDS", 60.0)
+    async with edge(fake("a"), limits={"request_seconds": 0.2}) as e, anyio.create_task_group() as tasks:
+        exchange = e.exchange("POST", path, ASKED[path])
+        exchange.stall()
+        tasks.start_soon(exchange.run)
+        await anyio.sleep(0.5)
+        exchange.may_send.set()
+        await exchange.finished.wait()
+        assert exchange.reply.status == 504
+        assert exchange.reply.error["code"] == "timeout"
+        assert exchange.reply.complete
+
+
+class Deaf(Exchange):
+    """Takes the head of an answer and nothing of its body."""
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await anyio.sleep_forever()
+        await super()._send(message)
+
+
+@pytest.mark.parametrize("path", ASKED)
+async def test_a_deadline_within_the_body_is_no_success(path: str) -> None:
+    async with edge(fake("a"), limits={"request_seconds": 0.2}) as e:
+        made = e.exchange("POST", path, ASKED[path])
+        exchange = Deaf(e.app, made._scope, json.dumps(ASKED[path]).encode())
+        with structlog.testing.capture_logs() as logs, anyio.fail_after(10):
+            await exchange.run()
+        assert exchange.reply.status == 200
+        assert not exchange.reply.complete
+        (line,) = (line for line in logs if line["event"] == "request")
+        assert line["error"] == "timeout"
         assert e.idle()
