@@ -180,6 +180,7 @@ class Reloader:
         runtime.operations.renew(loaded.settings)
         self.switch.current = Generation(loaded, runtime, Application(runtime, before=old.app), build, stamps)
         self._live.append(runtime)
+        self._tasks.start_soon(runtime.warm)
         self._tasks.start_soon(self._retire, old.runtime)
         return Outcome(
             "done",

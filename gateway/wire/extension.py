@@ -60,6 +60,7 @@ def _stage_value(choice: int, report: StageReport) -> dict[str, Any]:
             "worst_lost": _finite(meters.worst_lost),
             "passes": meters.passes,
             "saved": meters.saved,
+            "widened": meters.widened,
         }
         if report.waited is not None and report.own is not None:
             value["fusion"] |= {"waiting_seconds": round(report.waited, 6), "own_seconds": round(report.own, 6)}

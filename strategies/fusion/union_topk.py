@@ -153,7 +153,7 @@ class UnionTopK:
             self._shaping.said(self._number(text))
         for member in self._live():
             table = self._tables[member]
-            for token in table.by_bytes.get(text, ())[:1] or table.encode(text):
+            for token in table.ids_of(text)[:1] or table.encode(text):
                 self._places[member] = Node(self._places[member], token)
             self._due[member] = True
 
@@ -179,7 +179,7 @@ class UnionTopK:
         table = self._tables[member]
         if not text:
             return tuple(sorted(table.vocabulary.end_ids))
-        return table.by_bytes.get(text) or table.encode(text)[:1]
+        return table.ids_of(text) or table.encode(text)[:1]
 
 
 class _Guided:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.types import Vocabulary
-from strategies.vocabulary.table import Table, table_of
+from strategies.vocabulary.shelf import shelf
+from strategies.vocabulary.table import WORTH_KEEPING, Table, digest_of, forget_tables, table_of
 
 END = 0
 """Piece id of the virtual end where tokenizers differ; its bytes are empty, so it is first in byte order."""
@@ -40,15 +43,66 @@ class Common:
             self.ends = vocabularies[0].end_ids
             self.spellers = {vocabularies[0].fingerprint: Speller(tables[0], self.pieces, None)}
             return
-        common = set.intersection(*(set(table.by_bytes) for table in tables))
-        common.update(bytes([value]) for value in range(256))
-        self.pieces = (b"", *sorted(common))
+        shared = _shared(tables)
+        self.pieces = (b"", *shared.texts)
         self.ends = frozenset((END,))
         index = {text: piece for piece, text in enumerate(self.pieces)}
-        longest = max(map(len, common))
+        longest = max(map(len, shared.texts))
         self.spellers = {
-            table.vocabulary.fingerprint: Speller(table, self.pieces, (index, longest)) for table in tables
+            table.vocabulary.fingerprint: Speller(table, self.pieces, (index, longest, firsts))
+            for table, firsts in zip(tables, shared.firsts, strict=True)
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What tables have in common. texts: bytes of all pieces but END, in byte order. firsts: per table and text token, in the order of
+    its `keys`, the first piece of its spelling: the longest piece that its bytes begin with; int32."""
+
+    texts: Sequence[bytes]
+    firsts: Sequence[NDArray[np.int32]]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """To be kept."""
+        lengths = np.fromiter(map(len, self.texts), np.int32, len(self.texts))
+        firsts = {f"firsts{number}": values for number, values in enumerate(self.firsts)}
+        return {"texts": np.frombuffer(b"".join(self.texts), np.uint8), "lengths": lengths, **firsts}
+
+
+def _shared(tables: Sequence[Table]) -> _Shared:
+    """Read if it was kept, else worked out."""
+    kept = shelf() if sum(len(table.keys) for table in tables) >= WORTH_KEEPING else None
+    if kept is None:
+        return _work_out(tables)
+    name = "set-" + hashlib.sha256(" ".join(digest_of(table.vocabulary) for table in tables).encode()).hexdigest()
+    found = kept.get(name)
+    shared = None if found is None else _read(found, tables)
+    if shared is None:
+        shared = _work_out(tables)
+        kept.put(name, shared.arrays())
+    return shared
+
+
+def _read(found: Mapping[str, NDArray[Any]], tables: Sequence[Table]) -> _Shared | None:
+    """Out of what `_Shared.arrays` gave; None if it can't be that."""
+    expected = {"texts": np.uint8, "lengths": np.int32, **{f"firsts{n}": np.int32 for n in range(len(tables))}}
+    if found.keys() != expected.keys() or any(found[key].dtype != kind for key, kind in expected.items()):
+        return None
+    lengths, firsts = found["lengths"], [found[f"firsts{n}"] for n in range(len(tables))]
+    if len(lengths) < 256 or lengths.min() < 1 or lengths.sum() != len(found["texts"]):
+        return None
+    for values, table in zip(firsts, tables, strict=True):
+        if values.shape != (len(table.keys),) or ((values <= END) | (values > len(lengths))).any():
+            return None
+    joined, ends = found["texts"].tobytes(), np.cumsum(lengths).tolist()
+    return _Shared([joined[start:end] for start, end in zip((0, *ends), ends, strict=False)], firsts)
+
+
+def _work_out(tables: Sequence[Table]) -> _Shared:
+    common = set.intersection(*(set(table.keys) for table in tables))
+    common.update(bytes([value]) for value in range(256))
+    texts = sorted(common)
+    return _Shared(texts, [_first_pieces(table, texts) for table in tables])
 
 
 class _Most(dict[int, int]):
@@ -102,14 +156,20 @@ class Speller(dict[int, tuple[int, ...]]):
 
     __slots__ = ("_continuing", "_counts", "_index", "_sorted", "beginning", "first", "table")
 
-    def __init__(self, table: Table, pieces: Sequence[bytes], index: tuple[dict[bytes, int], int] | None) -> None:
-        """index: ids of the pieces by their bytes, and the longest one's length; None where pieces are tokens."""
+    def __init__(
+        self,
+        table: Table,
+        pieces: Sequence[bytes],
+        index: tuple[Mapping[bytes, int], int, NDArray[np.int32]] | None,
+    ) -> None:
+        """index: ids of the pieces by their bytes, the longest one's length, and the first piece of every key of the table, int32;
+        None where pieces are tokens."""
         super().__init__()
         self.table = table
-        self._index = index
+        self._index = None if index is None else index[:2]
         self._counts: dict[tuple[bytes, int], int] = {}
         self._continuing: dict[tuple[int, ...], Continuing] = {}
-        self._sorted = None if index is None else _first_pieces(table, index[0])
+        self._sorted = None if index is None else (table.ids, index[2])
         self.beginning = _Beginnings(self, pieces)
         """piece → how many tokens begin with its bytes: `count_continuing` where nothing was said."""
         self.first = _Firsts(self)
@@ -190,25 +250,25 @@ class Speller(dict[int, tuple[int, ...]]):
         return (piece,) if self._index is None else self.table.encode(text)
 
 
-def _first_pieces(table: Table, index: dict[bytes, int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """All text tokens in byte order, and the first piece of each one's spelling: the longest piece that its bytes begin with.
+def _first_pieces(table: Table, texts: Sequence[bytes]) -> NDArray[np.int32]:
+    """For all text tokens in byte order the longest piece that each begins with. texts: of the pieces, in byte order, from id 1 on.
 
     One walk over tokens and pieces side by side, both in byte order; `open` are the pieces that the present token begins with.
     """
-    pieces = iter(sorted(index))
+    pieces = enumerate(texts, END + 1)
     following = next(pieces, None)
     firsts = []
-    open_: list[bytes] = []
+    open_: list[tuple[int, bytes]] = []
     for text in table.keys:
-        while following is not None and following <= text:
-            while open_ and not following.startswith(open_[-1]):
+        while following is not None and following[1] <= text:
+            while open_ and not following[1].startswith(open_[-1][1]):
                 open_.pop()
             open_.append(following)
             following = next(pieces, None)
-        while not text.startswith(open_[-1]):  # ends at the latest with its first byte, and all bytes are pieces
+        while not text.startswith(open_[-1][1]):  # ends at the latest with its first byte, and all bytes are pieces
             open_.pop()
-        firsts.append(index[open_[-1]])
-    return np.array(table.ids, np.int32), np.array(firsts, np.int32)
+        firsts.append(open_[-1][0])
+    return np.array(firsts, np.int32)
 
 
 class _Beginnings(dict[int, int]):
@@ -264,6 +324,7 @@ def inventory_of(vocabularies: Sequence[Vocabulary]) -> Inventory:
 
 
 def forget_inventories() -> None:
-    """For measuring what working them out costs."""
+    """For measuring what working them out costs, the tables of their vocabularies included."""
     with _keeping:
         _kept.clear()
+        forget_tables()

@@ -49,6 +49,7 @@ def test_sets_are_remembered_up_to_a_number_and_built_once_by_many() -> None:
 def test_a_table_is_in_byte_order_and_gives_every_id() -> None:
     table = Table(Vocabulary((b"b", b"a", b"", b"ab", b"a"), frozenset({2}), "inventories-table"))
     assert table.keys == [b"a", b"a", b"ab", b"b"]
-    assert table.ids == [1, 4, 3, 0]
-    assert table.by_bytes[b"a"] == (1, 4)
+    assert table.ids.tolist() == [1, 4, 3, 0]
+    assert table.ids_of(b"a") == (1, 4)
+    assert table.ids_of(b"") == table.ids_of(b"c") == ()
     assert table.count_starting_with(b"a") == 3
