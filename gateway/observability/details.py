@@ -26,6 +26,53 @@ STEPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0
 """Seconds for one token."""
 
 
+class _Kind:
+    """What is told of requests by one way of naming them. labels: that name; told: how the texts call it."""
+
+    def __init__(self, registry: CollectorRegistry, child: Any, name: str, labels: list[str], told: str) -> None:
+        self._child = child
+        self._requests = Counter(
+            f"modelnet_{name}_requests", f"Requests {told}.", [*labels, "outcome"], registry=registry
+        )
+        self._errors = Counter(
+            f"modelnet_{name}_errors",
+            f"Requests {told}, that failed or were refused, by code.",
+            [*labels, "cause"],
+            registry=registry,
+        )
+        self._tokens = Counter(
+            f"modelnet_{name}_tokens",
+            f"Tokens of all models of answered requests {told}.",
+            [*labels, "direction"],
+            registry=registry,
+        )
+        self._seconds = _histogram(registry, f"modelnet_{name}_seconds", f"Whole requests {told}.", labels, WAITS)
+        self._first = _histogram(
+            registry, f"modelnet_{name}_first_token_seconds", f"Until the first text, {told}.", labels, WAITS
+        )
+        self._between = _histogram(
+            registry,
+            f"modelnet_{name}_inter_token_seconds",
+            f"Mean time between two tokens or pieces of an answer, {told}.",
+            labels,
+            STEPS,
+        )
+
+    def finished(self, record: RequestRecord, cause: str | None, *labels: str) -> None:
+        child = self._child
+        child(self._requests, *labels, outcome(record.status, record.error)).inc()
+        child(self._seconds, *labels).observe(record.seconds())
+        if cause is not None:
+            child(self._errors, *labels, cause).inc()
+        if record.first_token is not None:
+            child(self._first, *labels).observe(record.first_token)
+        if (between := record.between()) is not None:
+            child(self._between, *labels).observe(between)
+        if record.usage is not None:
+            child(self._tokens, *labels, "prompt").inc(record.usage.prompt_tokens)
+            child(self._tokens, *labels, "completion").inc(record.usage.completion_tokens)
+
+
 class Details:
     """child: `metric.labels(…)`, remembered by the caller."""
 
@@ -33,24 +80,8 @@ class Details:
         self._child = child
         self._wiring = Bounded(MOST_WIRINGS)
         self._cause = Bounded(MOST_ERRORS)
-        self._arm_requests = Counter(
-            "modelnet_arm_requests", "Requests to routes, by arm.", ["route", "arm", "outcome"], registry=registry
-        )
-        self._arm_seconds = _histogram(
-            registry, "modelnet_arm_seconds", "Whole requests to routes.", ["route", "arm"], WAITS
-        )
-        self._arm_first = _histogram(
-            registry, "modelnet_arm_first_token_seconds", "Until the first text, by arm.", ["route", "arm"], WAITS
-        )
-        self._wiring_requests = Counter(
-            "modelnet_wiring_requests", "Requests, by wiring.", ["wiring", "outcome"], registry=registry
-        )
-        self._wiring_seconds = _histogram(
-            registry, "modelnet_wiring_seconds", "Whole requests, by wiring.", ["wiring"], WAITS
-        )
-        self._wiring_first = _histogram(
-            registry, "modelnet_wiring_first_token_seconds", "Until the first text, by wiring.", ["wiring"], WAITS
-        )
+        self._arms = _Kind(registry, child, "arm", ["route", "arm"], "to routes, by arm")
+        self._wirings = _Kind(registry, child, "wiring", ["wiring"], "by wiring")
         self._errors = Counter(
             "modelnet_request_errors", "Requests that failed or were refused, by code.", ["cause"], registry=registry
         )
@@ -104,21 +135,13 @@ class Details:
 
     def finished(self, record: RequestRecord) -> None:
         """A request is over."""
-        child, seconds = self._child, record.seconds()
-        ended = outcome(record.status, record.error)
-        if record.error is not None:
-            child(self._errors, self._cause(record.error)).inc()
+        cause = None if record.error is None else self._cause(record.error)
+        if cause is not None:
+            self._child(self._errors, cause).inc()
         if record.wiring is not None:
-            wiring = self._wiring(record.wiring)
-            child(self._wiring_requests, wiring, ended).inc()
-            child(self._wiring_seconds, wiring).observe(seconds)
-            if record.first_token is not None:
-                child(self._wiring_first, wiring).observe(record.first_token)
+            self._wirings.finished(record, cause, self._wiring(record.wiring))
         if record.route is not None and record.arm is not None:
-            child(self._arm_requests, record.route, record.arm, ended).inc()
-            child(self._arm_seconds, record.route, record.arm).observe(seconds)
-            if record.first_token is not None:
-                child(self._arm_first, record.route, record.arm).observe(record.first_token)
+            self._arms.finished(record, cause, record.route, record.arm)
 
     def forwarded(self, model: str, record: RequestRecord) -> None:
         """A request was handed to the model's own server."""

@@ -92,8 +92,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refusal = _too_large()
             raise ValueError("the headers are too large")
         cast(dict[str, Any], self.scope)[GONE] = self._leaving
+        super().on_headers_complete()  # may raise: what is asked for is no path
         self._heading = False
-        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._stop_waiting()
@@ -140,7 +140,9 @@ class BoundedProtocol(HttpToolsProtocol):
         )
         self._stop_waiting()
         cycle: Any = self.cycle
-        waits = not self._heading and not cycle.response_started  # for the rest of its body: it will never see it
+        waits = (
+            not self._heading and cycle is not None and not cycle.response_started
+        )  # for the rest of its body: it will never see it
         if self._answering() and not waits:
             self.transport.abort()  # an error must not be written into the middle of an answer
             return

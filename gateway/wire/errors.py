@@ -29,6 +29,11 @@ INVALID = "invalid_request_error"
 SERVER = "server_error"
 
 
+MOST_SHOWN = 2000
+"""Characters of a message: it repeats a little of what was sent, not all of it."""
+MOST_PARAM = 200
+
+
 class APIError(Exception):
     """An answer that is an error, as OpenAI words it.
 
@@ -50,10 +55,10 @@ class APIError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = _shortened(message, MOST_SHOWN)
         self.type = type
         self.code = code
-        self.param = param
+        self.param = param if param is None else _shortened(param, MOST_PARAM)
         self.retry = retry
         self.retry_after = retry_after
         self.extra_headers = dict(headers or {})
@@ -74,6 +79,10 @@ class APIError(Exception):
         if not self.retry:
             headers["x-should-retry"] = "false"
         return headers
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> APIError:

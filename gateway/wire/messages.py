@@ -119,7 +119,7 @@ def _parts(parts: list[Any], name: str) -> tuple[str, bool]:
             if not isinstance(text, str):
                 raise bad_request(f"{at}.{kind} must be a string, not {kind_of(text)}.", f"{at}.{kind}")
             texts.append(text)
-        elif kind in _MEDIA:
+        elif isinstance(kind, str) and kind in _MEDIA:
             more_than_text = True
         else:
             raise bad_request(f"{at}.type must be one of text, refusal, {', '.join(sorted(_MEDIA))}.", f"{at}.type")

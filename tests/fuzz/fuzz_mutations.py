@@ -179,9 +179,9 @@ def _instead(chance: random.Random, what: str, old: Any, key: Any, places: list[
         moved = other[at][1] if isinstance(other, Pairs) else other[at]
         return _copied(moved)
     if what == "grow" and isinstance(old, str):
-        return old * chance.choice((2, 50, 2000))
+        return old * chance.choice((2, 50, 50, 50, 2000))
     if what == "grow" and isinstance(old, Pairs | list) and old:
-        return type(old)([*old] * chance.choice((2, 20, 1100)))
+        return type(old)([*old] * chance.choice((2, 2, 20, 20, 20, 1100)))
     return anything(chance)
 
 

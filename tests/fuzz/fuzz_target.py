@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,7 @@ class Target:
     admin: Any
     fakes: list[FakeBackend]
     server: FakeServer
+    keys: Path
     port: int = 0
 
     async def ask(self, request: Request, pieces: int = 1, leaves: bool = False) -> Reply:
@@ -94,9 +96,12 @@ class Target:
         return reply
 
     def tidy(self) -> None:
-        """Forget what the model server has recorded."""
+        """Forget what the model server has recorded, and the keys that were made: every one is read again and again."""
         self.server.requests.clear()
         self.server.headers.clear()
+        with contextlib.closing(sqlite3.connect(self.keys, timeout=30)) as store, store:
+            if store.execute("SELECT 1 FROM sqlite_master WHERE name = 'keys'").fetchone():  # the first key makes it
+                store.execute("DELETE FROM keys")
 
     async def rest(self, seconds: float = 30.0) -> None:
         """Until nothing runs any more. Raises TimeoutError."""
@@ -195,7 +200,7 @@ async def target(folder: Path) -> AsyncIterator[Target]:
             runtime.operations = operations
             await runtime.wait_loaded()
             app = Application(runtime, tracing=tracing)
-            found = Target(app, admin_app(loaded, operations), [*fakes.values(), behind], server)
+            found = Target(app, admin_app(loaded, operations), [*fakes.values(), behind], server, folder / "keys.db")
             async with served(app) as found.port:
                 yield found
     tracing.close()

@@ -10,8 +10,10 @@ from edge import CHAT, Edge, edge, fake, question
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.fake import Fault
+from backends.types import Usage
 from gateway.observability.details import MOST_WIRINGS
 from gateway.observability.labels import OTHER, Bounded
+from gateway.observability.record import RequestRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -40,6 +42,10 @@ async def test_wirings_and_what_became_of_them() -> None:
         assert value(e, "modelnet_wiring_seconds_count", wiring="a>a") == 1
         assert value(e, "modelnet_wiring_first_token_seconds_count", wiring="a") == 1
         assert value(e, "modelnet_wiring_first_token_seconds_count", wiring="a>b") is None
+        assert value(e, "modelnet_wiring_inter_token_seconds_count", wiring="a") == 1
+        assert (value(e, "modelnet_wiring_tokens_total", wiring="a>a", direction="completion") or 0) > 10
+        assert value(e, "modelnet_wiring_errors_total", wiring="a>b", cause="backend_unavailable") == 1
+        assert value(e, "modelnet_wiring_errors_total", wiring="a", cause="backend_unavailable") is None
         assert value(e, "modelnet_request_errors_total", cause="backend_unavailable") == 1
         assert value(e, "modelnet_request_errors_total", cause="model_not_found") == 1
         assert "nobody" not in e.app.metrics.text().decode(), "no word of a client's"
@@ -52,7 +58,29 @@ async def test_routes_and_arms() -> None:
         assert value(e, "modelnet_arm_requests_total", route="public", arm="one", outcome="ok") == 1
         assert value(e, "modelnet_arm_seconds_count", route="public", arm="one") == 1
         assert value(e, "modelnet_arm_first_token_seconds_count", route="public", arm="one") == 1
+        assert value(e, "modelnet_arm_inter_token_seconds_count", route="public", arm="one") == 1
+        assert (value(e, "modelnet_arm_tokens_total", route="public", arm="one", direction="prompt") or 0) > 0
+        e.backends["a"].faults = (Fault(on="enter"),)
+        assert (await e.chat("public")).status == 502
+        assert value(e, "modelnet_arm_errors_total", route="public", arm="one", cause="backend_unavailable") == 1
         assert value(e, "modelnet_wiring_requests_total", wiring="a", outcome="ok") == 1
+
+
+async def test_the_time_between_two_tokens_of_an_answer() -> None:
+    async with edge(fake("a", "one two three four five", delay=0.01)) as e:
+        for stream in (True, False):
+            assert (await e.chat("a", stream=stream)).status == 200
+        assert value(e, "modelnet_wiring_inter_token_seconds_count", wiring="a") == 2
+        assert (value(e, "modelnet_wiring_inter_token_seconds_sum", wiring="a") or 0) >= 0.018
+
+
+def test_what_is_handed_on_goes_by_the_tokens_that_its_server_told() -> None:
+    record = RequestRecord("r", shape="single", kind="stream", usage=Usage(3, 11))
+    assert record.between() is None
+    record.wrote()
+    assert (record.between() or -1) >= 0
+    record.kind = "json"
+    assert record.between() is None, "all of it came at once"
 
 
 async def test_stages_models_and_times() -> None:

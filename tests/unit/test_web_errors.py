@@ -202,3 +202,25 @@ def test_api_errors_pass_unchanged() -> None:
     """drop-in 26: what the edge raised itself is what the client gets."""
     error = APIError(418, "I'm a teapot.", code="teapot")
     assert to_api_error(error) is error
+
+
+async def test_errors_repeat_a_little_of_what_was_sent() -> None:
+    long = "x" * 30_000
+    async with edge(fake("a")) as e:
+        for path, body in (
+            ("/v1/responses", {"model": "a", "input": [{"role": "user", "content": [{"type": long}]}]}),
+            ("/v1/chat/completions", {**question("a"), "modelnet": {long: 1}}),
+            ("/v1/chat/completions", question(long)),
+        ):
+            reply = await e.call("POST", path, body)
+            assert reply.status in (400, 404)
+            assert "xxxx" in reply.error["message"]
+            assert len(reply.body) < 3000
+
+
+async def test_the_description_of_the_api_is_made_without_complaint() -> None:
+    """Warnings are errors here: an operation that two methods share would be one."""
+    async with edge(fake("a")) as e:
+        value = (await e.call("GET", "/openapi.json")).json()
+        assert list(value["paths"]["/v1/models"]) == ["get"]
+        assert (await e.call("HEAD", "/v1/models")).status == 200

@@ -86,6 +86,18 @@ async def test_headers_without_measure_are_refused(head: bytes) -> None:
         assert await ends(stream)
 
 
+@pytest.mark.parametrize("before", [b"", OK])
+async def test_what_asks_for_no_path_is_a_400(before: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with served() as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:
+        if before:
+            await stream.send(before)
+            assert (await answer(stream))[0] == 200
+        await stream.send(b"CONNECT evil.example:443 HTTP/1.1\r\nhost: evil.example\r\n\r\n")
+        status, body = await answer(stream)
+        assert status == 400 and body["error"]["type"] == "invalid_request_error"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_headers_that_never_end_are_cut_off_while_they_come() -> None:
     """Nothing of them is parsed as a whole header, so counting those would not help."""
     async with served() as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:

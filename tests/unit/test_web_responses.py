@@ -312,6 +312,7 @@ async def test_formats_and_settings_reach_a_server_in_chats_words() -> None:
         ({"truncation": "auto"}, "truncation"),
         ({"stream": "yes"}, "stream"),
         ({"metadata": "x"}, "metadata"),
+        ({"input": [{"role": "user", "content": [{"type": ["input_text"]}]}]}, "input[0].content[0].type"),
     ],
 )
 async def test_what_is_refused(fields: dict[str, Any], param: str) -> None:

@@ -94,7 +94,7 @@ def _content(value: Any, name: str, role: str) -> str | list[dict[str, Any]]:
 def _part(part: Any, name: str, role: str) -> dict[str, Any]:
     if not isinstance(part, dict):
         raise bad_request(f"{name} must be an object, not {kind_of(part)}.", name)
-    kind = part.get("type")
+    kind = string(part, "type", f"{name}.type")
     if kind in _TEXTS:
         return {"type": "text", "text": _text(part, "text", name)}
     if kind == "refusal":
