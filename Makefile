@@ -36,7 +36,7 @@ ONE_AT_A_TIME := $(PY) -c 'import fcntl, subprocess, sys; held = open(sys.argv[1
 .DEFAULT_GOAL := help
 include vllm.mk clients.mk
 .NOTPARALLEL:
-.PHONY: lock audit help setup demo bench bench-certificates bench-gateway bench-peers fuzz weights test test-unit lint format wheel clean clean-all
+.PHONY: lock audit help setup demo bench bench-certificates bench-gateway bench-peers eval-exactness eval-forms eval-fusers fuzz weights test test-unit lint format wheel clean clean-all
 
 help: ## what can be made here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,17 @@ fuzz: setup ## 200,000 changed requests to every endpoint: no 5xx, no traceback 
 
 bench-peers: setup ## other gateways beside ours, where they are installed (PEERS: the directory that starts them)
 	@tests/benchmarks/peers.sh $(ARGS)
+
+eval-exactness: setup weights ## what three tokenizers that write one text do to each other, over fifty prompts
+	@$(PY) tests/evals/exactness.py $(ARGS)
+
+eval-forms: setup weights ## answers of three tokenizers that are held to JSON schemas, judged
+	@$(PY) tests/evals/forms.py $(ARGS)
+
+eval-fusers: setup ## every fuser beside its members alone, on questions of yours (SET=questions.jsonl); some hours on two cores
+	@$(BIN)/modelnet eval $(or $(SET),$(error say which questions: SET=questions.jsonl)) --config tests/evals/fusers.yaml \
+		-w qwen-1.5b -w qwen -w linear -w geometric -w union-top-k -w gated \
+		-n 50 --max-tokens 256 --prompts brief --concurrency 4 $(ARGS)
 
 bench: setup ## speed of the models and of what joins them
 	@$(BIN)/modelnet bench $(ARGS)

@@ -6,6 +6,7 @@ The server runs in a thread of this process, so that the tests can look at what 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import threading
 import time
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import jsonschema
 import openai
 import pytest
+import yaml
 
 from gateway.app import Application
 from gateway.runtime import Runtime, open_runtime
@@ -28,6 +31,7 @@ WEIGHTS = (
     "SmolLM2-135M-Instruct.Q4_1.gguf",
     "gemma-3-270m.Q4_K_M.gguf",
 )
+EVALS = Path(__file__).parents[1] / "evals" / "data"
 HOME = Path(os.environ.get("MODELNET_HOME") or Path.home() / ".cache" / "modelnet") / "models"
 
 pytestmark = [
@@ -209,6 +213,23 @@ def test_three_tokenizers_write_valid_text_and_end_by_themselves(gateway: Gatewa
         assert fusion["drift"] <= 3
         assert fusion["lost_mass"] <= 0.05 * fusion["pieces"]
     assert ended >= 2
+
+
+def test_answers_of_three_tokenizers_keep_to_their_schemas(gateway: Gateway) -> None:
+    """Nested objects, names and values in Chinese and emoji, one of several, numbers; greedy and not. All of the forms: make eval-forms."""
+    forms = yaml.safe_load((EVALS / "forms.yaml").read_text(encoding="utf-8"))
+
+    def ask(name: str, temperature: float) -> Any:
+        form = {"name": name, "schema": forms[name]["schema"]}
+        asked: Any = {"type": "json_schema", "json_schema": form}
+        more = {"temperature": temperature, "seed": 1, "response_format": asked}
+        return json.loads(gateway.text("pi:qwen|smol|gemma", forms[name]["question"], 200, **more))
+
+    names = ("nested", "unicode_enum", "any_of", "numbers")
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(ask, names, (0.0, 1.0, 1.0, 0.0)))
+    for name, answer in zip(names, answers, strict=True):
+        jsonschema.validate(answer, forms[name]["schema"], format_checker=jsonschema.FormatChecker())
 
 
 @pytest.mark.parametrize(

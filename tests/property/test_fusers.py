@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.types import Sampling, Vocabulary
-from strategies.fusion import FUSERS, Greedy, LinearPool, Sampler, UnionTopK, chooser_for
+from strategies.fusion import FUSERS, Greedy, LinearPool, Sampler, Tell, UnionTopK, chooser_for
 from strategies.fusion.entropy import EntropyPool
 from strategies.fusion.gated import GatedPool
 from strategies.fusion.geometric import GeometricPool
@@ -175,6 +176,27 @@ def test_one_model_in_two_vocabularies_is_that_model_for_the_pools_and_not_for_t
     assert wrong["union-top-k"] > 40 / 5
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**9), k=st.integers(3, 12), members=st.integers(2, 3))
+def test_over_one_tokenizer_the_union_is_the_linear_pool(seed: int, k: int, members: int) -> None:
+    """Every candidate is a token of everybody, and values that lists lack are looked up: nothing is left of what the two differ in, as
+    long as the linear pool is certain and there is one end."""
+    rng = random.Random(seed)
+    words = [text for text in vocabulary(rng, 8).tokens if text]
+    table = Vocabulary((*words, b""), frozenset({len(words)}), f"union-{seed}")
+    models = [model(seed + m, len(table), 1.5) for m in range(members)]
+    weights = weights_of(rng, members)
+    linear_ = Driver(LinearPool([table] * members, weights, Greedy()), models, k)
+    union = Driver(UnionTopK([table] * members, weights, Greedy()), models, k)
+    for _ in range(12):
+        said, other = linear_.commit(), union.commit()
+        if linear_.fuser.meters.uncertified:
+            return
+        assert (said.text, said.end) == (other.text, other.end)
+        if said.end:
+            return
+
+
 SHAPED = [
     Sampling(temperature=1.0),
     Sampling(temperature=0.5),
@@ -281,3 +303,101 @@ def test_the_same_seed_draws_the_same_with_min_p() -> None:
     assert max(draws[0]) < 10
     with pytest.raises(ValueError, match="min_p"):
         Sampler(1.0, 1.0, None, 1.5)
+
+
+def critical(freedom: int, z: float = 4.0) -> float:
+    """What a chi-squared statistic passes with the probability that a normal draw passes z (Wilson & Hilferty): 4 is one in 30,000."""
+    part = 2.0 / (9.0 * freedom)
+    return float(freedom * (1.0 - part + z * math.sqrt(part)) ** 3)
+
+
+def chi_squared(seen: Mapping[tuple[int, ...], int], expected: Mapping[tuple[int, ...], float]) -> tuple[float, int]:
+    """The statistic and its degrees of freedom. Cells where fewer than five are expected count as one."""
+    rare = [cell for cell, mean in expected.items() if mean < 5.0]
+    pairs = [(seen.get(cell, 0), mean) for cell, mean in expected.items() if mean >= 5.0]
+    if (mean := sum(expected[cell] for cell in rare)) >= 1.0:
+        pairs.append((sum(seen.get(cell, 0) for cell in rare), mean))
+    return sum((count - mean) ** 2 / mean for count, mean in pairs), len(pairs) - 1
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=1.0),
+        Sampling(temperature=0.6),
+        Sampling(temperature=1.6, top_p=0.85),
+        Sampling(temperature=1.2, min_p=0.15),
+        Sampling(temperature=1.0, frequency_penalty=1.0, presence_penalty=0.7),
+    ],
+    ids=str,
+)
+def test_texts_of_two_tokenizers_are_drawn_as_often_as_enumeration_says(sampling: Sampling) -> None:
+    """The first two pieces of 2,000 answers, against the probability of every pair over all token sequences; and the same draws
+    would not pass for those of another temperature. What is told of them is the logarithm of that same pool, unshaped."""
+    rng = random.Random(11)
+    tables = [vocabulary(rng, 3), vocabulary(rng, 5)]
+    models = [cache(talkative(model(7 + m, len(table), 1.2), table)) for m, table in enumerate(tables)]
+    inventory = inventory_of(tuple(tables))
+    pieces = [0, *(i for i, text in enumerate(inventory.pieces) if text and set(text) <= set(ALPHABET))]
+    of_text = {inventory.pieces[piece]: at for at, piece in enumerate(pieces)}
+    assert not inventory.same
+
+    def pool(said: tuple[int, ...]) -> np.ndarray:
+        """Of the next piece, by its place in `pieces`, after places."""
+        history = tuple(pieces[at] for at in said)
+        total = np.zeros(len(pieces))
+        for weight, probs, speller in zip((0.6, 0.4), models, inventory.spellers, strict=True):
+            masses = np.array([mass(probs, speller, (), (*history, piece)) for piece in pieces])
+            total += weight * masses / masses.sum()
+        return total
+
+    def law(sampling: Sampling) -> dict[tuple[int, ...], float]:
+        first = drawn_from(pool(()), Counter(), sampling)
+        cells = {(0,): first[0]}
+        for at in range(1, len(pieces)):
+            second = drawn_from(pool((at,)), Counter({at: 1}), sampling)
+            cells |= {(at, other): first[at] * second[other] for other in range(len(pieces))}
+        return {cell: 2000 * p for cell, p in cells.items() if p > 0}
+
+    seen: Counter[tuple[int, ...]] = Counter()
+    for seed in range(2000):
+        chooser = chooser_for(replace(sampling, seed=seed))
+        fuser = LinearPool(tables, [0.6, 0.4], chooser, tell=Tell(top=4), beam=10**6, share=0.0)
+        driver, said = Driver(fuser, models), ()
+        while len(said) < 2 and said != (0,):
+            commit = driver.commit()
+            if seed < 40:
+                expected = pool(said)
+                assert commit.detail is not None
+                assert abs(commit.detail.logprob - math.log(expected[of_text[commit.text]])) < 1e-9
+                ranked = sorted(range(1, len(pieces)), key=lambda at: (-expected[at], at))[:4]
+                assert [of_text[text] for text, _ in commit.detail.top] == ranked
+                assert np.allclose([nats for _, nats in commit.detail.top], np.log(expected[ranked]), atol=1e-9)
+            said = (*said, of_text[commit.text])
+        seen[said] += 1
+    expected = law(sampling)
+    assert seen.keys() <= expected.keys(), "what the cuts leave out was drawn"
+    statistic, freedom = chi_squared(seen, expected)
+    assert freedom > 5
+    assert statistic < critical(freedom)
+    warmer = law(replace(sampling, temperature=1.25 * (sampling.temperature or 1.0)))
+    assert chi_squared(seen, warmer)[0] > critical(freedom), "a test that could not fail"
+
+
+def test_the_nucleus_is_the_smallest_set_that_reaches_top_p() -> None:
+    """At the boundary itself nothing more is taken; ties go to the smaller id; one piece is always left; zero is greedy."""
+    scores = {4: 0.2, 1: 0.3, 2: 0.5}
+    tied = {7: 0.25, 3: 0.25, 5: 0.25, 9: 0.25}
+
+    def drawn(scores: Mapping[int, float], top_p: float, temperature: float = 1.0) -> set[int]:
+        choosers = [chooser_for(Sampling(temperature=temperature, top_p=top_p, seed=seed)) for seed in range(200)]
+        return {chooser.choose(scores) for chooser in choosers}
+
+    assert drawn(scores, 0.5) == {2}
+    assert drawn(scores, 0.51) == {1, 2}
+    assert drawn(scores, 0.8) == {1, 2}
+    assert drawn(scores, 0.81) == drawn(scores, 1.0) == {1, 2, 4}
+    assert drawn(scores, 0.0) == drawn(scores, 1e-12) == {2}
+    assert drawn(tied, 0.5) == {3, 5}
+    assert drawn(scores, 0.8, temperature=0.2) == {2}, "the temperature comes first"
+    assert drawn(scores, 1.0, temperature=0.0) == {2}
