@@ -85,6 +85,7 @@ lint: setup ## style, types, and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd backends/vllm_plugin && ../../$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: setup ## put the code into shape

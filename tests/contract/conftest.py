@@ -11,7 +11,7 @@ import pytest
 from contract_cases import Case, FakeCase, GuardedCase, HTTPCase, LlamaCppCase
 
 WEIGHTS = (
-    Path(os.environ.get("MODELNET_CACHE", Path.home() / ".cache" / "modelnet"))
+    Path(os.environ.get("MODELNET_HOME", Path.home() / ".cache" / "modelnet"))
     / "models"
     / "SmolLM2-135M-Instruct.Q4_1.gguf"
 )

@@ -31,7 +31,7 @@ def text(events: list[TextEvent]) -> str:
 
 async def settles(busy: Callable[[], int]) -> None:
     """Nothing is held any more, at once or a moment after."""
-    with anyio.fail_after(1):
+    with anyio.fail_after(30):
         while busy():
             await anyio.sleep(0.005)
 

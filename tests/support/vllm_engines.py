@@ -25,13 +25,17 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 PLUGIN = ROOT / "backends" / "vllm_plugin" / "modelnet_vllm"
 KEY = "a-key-of-the-tests"
-START = 240.0
-"""Seconds that an engine may take to be up."""
+READY = ROOT / ".venv-vllm" / ".ready"
+SKIP = ROOT / ".venv-vllm" / ".skip"
+START = 600.0
+"""Seconds that an engine may take to be up: one that can't be, ends by itself long before."""
 
 
 def why_not(*models: str) -> str | None:
     """Why engines with these models can't be started here, None if they can."""
-    if not PYTHON.exists():
+    if SKIP.exists():
+        return SKIP.read_text().strip()
+    if not READY.exists():
         return "needs .venv-vllm (make setup-vllm)"
     missing = [name for name in models if not vllm_models.directory(name).is_dir()]
     return f"needs converted models: {', '.join(missing)} (make vllm-models)" if missing else None
@@ -52,7 +56,8 @@ class Engine:
     """One server with one model. Ended by `stop` or `kill`, by the process group it leads.
 
     core: the processor core that it computes on: engines that share cores wait for each other's spinning threads.
-    rewinds=False: without the extension's scheduler. paths: folders for PYTHONPATH. args: more of vLLM's arguments.
+    extension=False: vLLM as it is, without anything of ours. rewinds=False: without the extension's scheduler. paths: folders for
+    PYTHONPATH. args: more of vLLM's arguments.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Engine:
         log: Path,
         *,
         core: int = 0,
+        extension: bool = True,
         rewinds: bool = True,
         paths: Sequence[Path] = (),
         args: Sequence[str] = (),
@@ -70,10 +76,16 @@ class Engine:
         self.url = f"http://127.0.0.1:{self.port}/v1"
         self._log = log
         self._core = core % (os.cpu_count() or 1)
+        self._extension = extension
         self._rewinds = rewinds
         self._paths = [str(path) for path in paths]
         self._args = list(args)
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def up(self) -> bool:
+        """It was started, and has not ended."""
+        return self._process is not None and self._process.poll() is None
 
     def launch(self) -> None:
         """Start it; `wait` until it is up."""
@@ -83,8 +95,9 @@ class Engine:
             "--host", "127.0.0.1", "--port", str(self.port), "--api-key", KEY,
             "--max-model-len", "2048", "--max-num-seqs", "32", "--enforce-eager", *self._args,
         ]  # fmt: skip
-        command += ["--logits-processors", "modelnet_vllm.v1:LogitsTap"]
-        if self._rewinds:
+        if self._extension:
+            command += ["--logits-processors", "modelnet_vllm.v1:LogitsTap"]
+        if self._extension and self._rewinds:
             command += ["--scheduler-cls", "modelnet_vllm.scheduler.RewindScheduler"]
         environment = {
             **os.environ,
@@ -92,7 +105,7 @@ class Engine:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": str(self._core),
             "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_PLUGINS": "modelnet",
+            "VLLM_PLUGINS": "modelnet" if self._extension else "",
             "MODELNET_QUEUE": "4",
             "PYTHONPATH": os.pathsep.join(self._paths),
         }
@@ -118,7 +131,7 @@ class Engine:
 
     def stop(self) -> None:
         """Ask it to end; kill it if it does not."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.up:
             os.killpg(self._process.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(20)

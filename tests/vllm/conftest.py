@@ -1,4 +1,4 @@
-"""Two real engines, started when the first test needs them and ended with the run. Skipped where they can't be."""
+"""Two real engines, started when the first test needs them and ended with the run. Skipped where vLLM is not installed."""
 
 from __future__ import annotations
 
@@ -16,18 +16,26 @@ for folder in (TESTS / "support", TESTS / "contract"):
 import vllm_engines  # noqa: E402
 from vllm_engines import Engine  # noqa: E402
 
+HERE = Path(__file__).parent
+OTHERS = {"unknown", "plain"}
+"""Fixtures that put an engine of another make in the place of one of the two."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests here that use an engine have the marker, and time for its start."""
+    """All tests here that use an engine have the marker, and time for its start; those that end one come last."""
+    others = []
     for item in items:
-        if Path(item.path).parent == Path(__file__).parent and {"engines", "case"} & set(item.fixturenames):  # type: ignore[attr-defined]
+        if Path(item.path).parent == HERE and {"servers", "case"} & (used := set(item.fixturenames)):  # type: ignore[attr-defined]
             item.add_marker(pytest.mark.vllm)
-            item.add_marker(pytest.mark.timeout(900))
+            item.add_marker(pytest.mark.timeout(1800))
+            if used & OTHERS:
+                others.append(item)
+    items[:] = [item for item in items if item not in others] + others
 
 
 @pytest.fixture(scope="session")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
-    """By model name. A test that ends one starts it again."""
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
+    """By model name; for tests that may end one."""
     reason = vllm_engines.why_not("smol", "qwen")
     if reason:
         pytest.skip(reason)
@@ -38,11 +46,18 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engi
         "qwen": Engine("qwen", logs / "qwen.log", core=1, args=["--max-num-batched-tokens", "256"]),
     }
     try:
-        for engine in found.values():
-            engine.launch()
-        for engine in found.values():
-            engine.wait()
         yield found
     finally:
         for engine in found.values():
             engine.stop()
+
+
+@pytest.fixture
+def engines(servers: dict[str, Engine]) -> dict[str, Engine]:
+    """By model name; one that an earlier test has ended is started again."""
+    down = [engine for engine in servers.values() if not engine.up]
+    for engine in down:
+        engine.launch()
+    for engine in down:
+        engine.wait()
+    return servers

@@ -54,7 +54,7 @@ class VLLMCase:
 
 @pytest.fixture
 def case(engines: dict[str, Engine]) -> VLLMCase:
-    return VLLMCase(engines["qwen"])
+    return VLLMCase(engines["smol"])
 
 
 async def test_a_session_can_grow_only_to_the_context(case: VLLMCase) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -45,6 +46,8 @@ PROMPTS = [
     "用一句话介绍你自己。",
 ]
 TOKENS = 24
+LONG = "MODELNET_ROUNDS" in os.environ
+"""The long version: see test_faults.py."""
 K = 20
 
 
@@ -75,10 +78,10 @@ def decode(engine: Engine, prompt: str) -> tuple[list[int], list[dict[int, float
 
 @pytest.mark.parametrize("model", ["smol", "qwen"])
 async def test_a_session_says_what_the_engine_says_alone(engines: dict[str, Engine], model: str) -> None:
-    """Greedy, 20 prompts: token for token, and the log-probabilities as vLLM itself reports them."""
+    """Greedy: token for token, and the log-probabilities as vLLM itself reports them. 20 prompts; of the slower model a few."""
     backend = backend_of(engines[model])
     worst = 0.0
-    for prompt in PROMPTS:
+    for prompt in PROMPTS if model == "smol" or LONG else PROMPTS[-5:]:
         ids, listed = decode(engines[model], prompt)
         said = []
         async with backend.open([Message("user", prompt)], k=K) as session:

@@ -11,8 +11,16 @@ import numpy as np
 import pytest
 from vllm_engines import KEY, Engine
 
-from backends.types import Message, TopK
+from backends.catalog import Catalog, Entry
+from backends.errors import CapabilityMissing
+from backends.types import Message, Sampling, TopK
 from backends.vllm import VLLMBackend, VLLMSettings
+from strategies.engine import Options, run
+from strategies.engine.events import Delta
+from strategies.planning import PlanError
+from strategies.planning import plan as compile_plan
+from strategies.prompting import PromptSet
+from strategies.topology import parse
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +32,7 @@ def backend_of(engine: Engine) -> VLLMBackend:
     return VLLMBackend(engine.model, VLLMSettings(urls=(engine.url,), api_key=KEY))
 
 
-def plain(engine: Engine, tokens: int) -> list[tuple[int, list[float]]]:
+def own_answer(engine: Engine, tokens: int) -> list[tuple[int, list[float]]]:
     """vLLM's own answer to LONG: ids, and the log-probabilities of the K likeliest, descending."""
     body = {
         "model": engine.model,
@@ -58,7 +66,7 @@ def near(one: TopK, other: TopK) -> None:
 async def whole_inputs_only(engine: Engine) -> None:
     """A prompt of several passes: the distribution is that after its end, not after a part. Alone, and four at once."""
     backend = backend_of(engine)
-    expected = plain(engine, 8)
+    expected = own_answer(engine, 8)
     async with backend.open(LONG, k=K) as session:
         assert session.prompt_tokens > 3 * 256
         top = await session.step()
@@ -108,30 +116,25 @@ async def test_a_draft_of_several_passes(engines: dict[str, Engine]) -> None:
     await long_drafts(engines["qwen"])
 
 
-@pytest.fixture
-def unknown(engines: dict[str, Engine], tmp_path: Path) -> Iterator[Engine]:
-    """An engine that the extension takes for an unknown version: no hooks, and no scheduler of ours. One of the two others
-    makes room for it."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import modelnet_vllm.drafts\nmodelnet_vllm.drafts.KNOWN = ('no such version',)\n"
-    )
-    engine = Engine(
-        "qwen",
-        tmp_path / "unknown.log",
-        core=1,
-        rewinds=False,
-        paths=[tmp_path],
-        args=["--max-num-batched-tokens", "256"],
-    )
-    engines["qwen"].stop()
+def instead(servers: dict[str, Engine], engine: Engine) -> Iterator[Engine]:
+    """This engine in the place of the one with its model."""
+    servers[engine.model].stop()
     try:
         engine.launch()
         engine.wait()
         yield engine
     finally:
         engine.stop()
-        engines["qwen"].launch()
-        engines["qwen"].wait()
+
+
+@pytest.fixture
+def unknown(servers: dict[str, Engine], tmp_path: Path) -> Iterator[Engine]:
+    """An engine that the extension takes for an unknown version: no hooks, and no scheduler of ours."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import modelnet_vllm.drafts\nmodelnet_vllm.drafts.KNOWN = ('no such version',)\n"
+    )
+    args = ["--max-num-batched-tokens", "256"]
+    yield from instead(servers, Engine("smol", tmp_path / "unknown.log", rewinds=False, paths=[tmp_path], args=args))
 
 
 async def test_an_unknown_version_is_slower_and_as_right(unknown: Engine) -> None:
@@ -142,3 +145,33 @@ async def test_an_unknown_version_is_slower_and_as_right(unknown: Engine) -> Non
     await backend.aclose()
     await whole_inputs_only(unknown)
     await long_drafts(unknown)
+
+
+@pytest.fixture
+def plain(servers: dict[str, Engine], tmp_path: Path) -> Iterator[Engine]:
+    """vLLM as it is, without the extension."""
+    yield from instead(servers, Engine("smol", tmp_path / "plain.log", extension=False))
+
+
+async def test_vllm_without_the_extension_writes_stages_and_says_why_it_is_no_member(plain: Engine) -> None:
+    backend = backend_of(plain)
+    await backend.start()
+    await backend.ready()
+    reason = await backend.why_not_fused()
+    assert reason is not None
+    assert "without the modelnet-vllm extension" in reason
+    catalog = Catalog({"smol": Entry(backend, why_not_fused=reason)})
+    options = Options(PromptSet("none"), sampling=Sampling(max_tokens=8, temperature=0.0))
+    ask = [Message("user", "What do rivers do?")]
+    said = ""
+    async with run(compile_plan(parse("smol>smol").topology, catalog), ask, options, catalog) as events:
+        async for event in events:
+            if isinstance(event, Delta):
+                said += event.text
+    assert said
+    with pytest.raises(PlanError, match="without the modelnet-vllm extension"):
+        compile_plan(parse("smol|smol").topology, catalog)
+    with pytest.raises(CapabilityMissing, match="without the modelnet-vllm extension"):
+        async with backend.open(ask, k=K):
+            pytest.fail("there are no sessions")
+    await backend.aclose()
