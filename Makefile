@@ -75,7 +75,7 @@ bench: setup ## speed of the models and of what joins them
 weights: setup ## the weights that the demo and the tests need
 	@$(BIN)/modelnet models pull --config $(CONFIG)
 
-test: setup lint weights ## lint, then every test (ARGS: for pytest)
+test: setup lint weights vllm-where-possible ## lint, then every test, those on real vLLM engines included (VLLM=no: without; ARGS: for pytest)
 	$(BIN)/pytest $(ARGS)
 
 test-unit: setup ## the tests that need no weights, no network and no patience
