@@ -203,3 +203,81 @@ async def test_a_second_signal_ends_at_once() -> None:
                         await anyio.sleep(0.02)
                 except OSError:
                     break
+
+
+async def everything(port: int, *parts: bytes) -> bytes:
+    """All that comes back until the connection is closed."""
+    data = b""
+    with anyio.fail_after(10):
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            for part in parts:
+                await stream.send(part)
+                await anyio.sleep(0.01)
+            with suppress(anyio.EndOfStream):
+                while True:
+                    data += await stream.receive()
+    return data
+
+
+def asking(version: str = "1.1", headers: str = "connection: close\r\n", **fields: Any) -> bytes:
+    body = json.dumps(question(**{"max_tokens": 2, **fields})).encode()
+    head = f"POST /v1/chat/completions HTTP/{version}\r\nhost: x\r\n{headers}content-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_http_1_0_gets_no_chunks(stream: bool) -> None:
+    async with served() as (_, port):
+        data = await everything(port, asking("1.0", "", stream=stream))
+        head, _, body = data.partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in head.lower()
+        if stream:
+            assert body.startswith(b"data: {") and body.endswith(b"data: [DONE]\n\n")
+        else:
+            assert json.loads(body)["choices"]
+
+
+UPGRADE = "connection: Upgrade, HTTP2-Settings, close\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
+
+
+@pytest.mark.parametrize("cut", [None, 40, -3])
+async def test_a_wish_for_http_2_is_passed_over(cut: int | None) -> None:
+    """Java's client has it in every first request, with a body."""
+    async with served() as (_, port):
+        request = asking(headers=UPGRADE)
+        data = await everything(port, *((request,) if cut is None else (request[:cut], request[cut:])))
+        assert data.startswith(b"HTTP/1.1 200 ")
+        assert json.loads(data.partition(b"\r\n\r\n")[2])["choices"]
+
+
+async def test_so_is_one_for_websockets_and_the_connection_goes_on() -> None:
+    async with served() as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:
+        await stream.send(b"GET /v1/realtime HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+        assert (await answer(stream))[0] == 404
+        await stream.send(OK)
+        assert (await answer(stream))[0] == 200
+
+
+async def test_trailers_say_nothing() -> None:
+    """They come when the request has been let in, and are not bounded as a head is."""
+    async with served() as (_, port):
+        head = (
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        body = b"%x\r\n%b\r\n0\r\nx-request-id: from-a-trailer\r\n" % (len(BODY), BODY)
+        data = await everything(port, head, body + b"x-more: 1\r\n" * 500 + b"\r\n")
+        assert data.startswith(b"HTTP/1.1 200 ")
+        assert b"from-a-trailer" not in data
+
+
+async def test_all_pipelined_requests_are_told_that_their_client_left() -> None:
+    slow = fake("a", "one two three four five " * 50, delay=0.05)
+    async with served(slow) as (_, port):
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(asking(headers="", max_tokens=200) + asking(headers="", max_tokens=200))
+            with anyio.fail_after(5):
+                while not slow.counters.streams:
+                    await anyio.sleep(0.01)
+        with anyio.fail_after(2):  # the whole answer would take twelve seconds
+            while slow.counters.streams:
+                await anyio.sleep(0.01)
