@@ -9,10 +9,11 @@ where llhttp would take the body for that protocol; trailers are dropped; and HT
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any, cast
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.web.transport import HeadHolder
@@ -27,6 +28,10 @@ HEAD_SECONDS = 20.0
 """From the first byte of a request, or from the beginning of a connection, to the end of the headers."""
 BODY_SECONDS = 60.0
 """From there to the end of the body, where it did not come with the headers."""
+PIPELINED = 64
+"""Requests on one connection that may wait for the answers to those before them."""
+READ_ON = 16
+"""While fewer of them wait, more is read: who does not read does not notice that the client leaves."""
 
 
 class Leaving:
@@ -53,6 +58,18 @@ class Leaving:
             call()
 
 
+class _Flow(FlowControl):
+    """Reads no further while too many requests wait. uvicorn does as soon as one is answered, and keeps all that a client ever sends."""
+
+    def __init__(self, transport: Any, waiting: Sized) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        if len(self._waiting) < READ_ON:
+            super().resume_reading()
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """One connection. What is not HTTP is answered in OpenAI's form, too."""
 
@@ -70,6 +87,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(HeadHolder(transport))  # type: ignore[arg-type] # it has all of a transport that is used
+        self.flow = _Flow(self.transport, self.pipeline)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -119,9 +137,6 @@ class BoundedProtocol(HttpToolsProtocol):
         version = self.parser.get_http_version().encode()
         return b"\r\n".join([self.parser.get_method() + b" " + self.url + b" HTTP/" + version, *headers, b"", b""])
 
-    def _upgrades(self) -> bool:
-        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
-
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._heading:  # else it is a trailer: it may say nothing that the head did not, and be as long as it likes
             super().on_header(name, value)
@@ -130,19 +145,25 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.headers) > HEADERS or (self._head > HEAD_BYTES and self._size() > HEAD_BYTES):
             self._refusal = _too_large()
             raise ValueError("the headers are too large")
-        if self._upgrades():
+        if self.parser.get_method() == b"CONNECT":
+            raise ValueError("this is no proxy")
+        if self.parser.should_upgrade():
             return  # it comes again
+        if len(self.pipeline) >= PIPELINED:
+            raise ValueError("too many requests at once")  # cuts the connection
         self._stop_waiting()
         cast(dict[str, Any], self.scope)[GONE] = self._leaving
         super().on_headers_complete()  # may raise: what is asked for is no path
         self._heading = False
+        if self.pipeline:
+            self.flow.resume_reading()  # uvicorn stops at the second one
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         self._cycles.append(self.cycle)
         if self.scope["http_version"] == "1.0":
             cast(Any, self.cycle).__class__ = _OldCycle
 
     def on_message_complete(self) -> None:
-        if self._upgrades():
+        if self.parser.should_upgrade():
             return
         self._stop_waiting()
         self._heading, self._head = True, 0

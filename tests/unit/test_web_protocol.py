@@ -14,7 +14,7 @@ from anyio.abc import ByteStream
 from edge import edge, fake, question
 
 from backends.fake import FakeBackend
-from gateway.web.protocol import HEAD_BYTES, HEADERS, BoundedProtocol
+from gateway.web.protocol import HEAD_BYTES, HEADERS, PIPELINED, BoundedProtocol
 from gateway.web.serving import Server, bind
 
 pytestmark = pytest.mark.anyio
@@ -86,13 +86,14 @@ async def test_headers_without_measure_are_refused(head: bytes) -> None:
         assert await ends(stream)
 
 
+@pytest.mark.parametrize("where", [b"evil.example:443", b"/v1/models", b"*"])
 @pytest.mark.parametrize("before", [b"", OK])
-async def test_what_asks_for_no_path_is_a_400(before: bytes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_asks_for_a_tunnel_is_a_400(before: bytes, where: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async with served() as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:
         if before:
             await stream.send(before)
             assert (await answer(stream))[0] == 200
-        await stream.send(b"CONNECT evil.example:443 HTTP/1.1\r\nhost: evil.example\r\n\r\n")
+        await stream.send(b"CONNECT " + where + b" HTTP/1.1\r\nhost: evil.example\r\n\r\n")
         status, body = await answer(stream)
         assert status == 400 and body["error"]["type"] == "invalid_request_error"
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
@@ -281,3 +282,31 @@ async def test_all_pipelined_requests_are_told_that_their_client_left() -> None:
         with anyio.fail_after(2):  # the whole answer would take twelve seconds
             while slow.counters.streams:
                 await anyio.sleep(0.01)
+
+
+async def test_pipelined_requests_are_answered_in_order_and_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    get = b"GET /v1/models/a HTTP/1.1\r\nhost: x\r\nx-request-id: r%d\r\n\r\n"
+    async with served() as (_, port):
+        last = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        data = await everything(port, b"".join(get % number for number in range(20)), asking(headers=""), last)
+        assert data.count(b"HTTP/1.1 200 ") == 22
+        assert [data.index(b"x-request-id: r%d\r" % number) for number in range(20)] == sorted(
+            data.index(b"x-request-id: r%d\r" % number) for number in range(20)
+        )
+        with suppress(anyio.BrokenResourceError):
+            data = await everything(port, b"".join(get % number for number in range(2 * PIPELINED)))
+            assert data.count(b"HTTP/1.1 200 ") < 2 * PIPELINED
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_what_is_pipelined_is_read_no_faster_than_it_is_answered() -> None:
+    """Whoever sends without reading must be stopped by its own socket, not kept in memory."""
+    slow = fake("a", "one two three four five " * 50, delay=0.05)
+    async with served(slow) as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:
+        request = asking(headers="", max_tokens=200, user="x" * 30_000)
+        sent = 0
+        with anyio.move_on_after(1.0):
+            while sent < 2000:  # 60 MB
+                await stream.send(request)
+                sent += 1
+        assert sent < 1000
