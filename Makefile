@@ -36,7 +36,7 @@ ONE_AT_A_TIME := $(PY) -c 'import fcntl, subprocess, sys; held = open(sys.argv[1
 .DEFAULT_GOAL := help
 include vllm.mk clients.mk
 .NOTPARALLEL:
-.PHONY: lock audit help setup demo bench bench-certificates bench-gateway bench-peers eval-exactness eval-forms eval-fusers fuzz weights test test-unit lint format wheel clean clean-all
+.PHONY: lock audit help setup demo bench bench-certificates bench-gateway bench-peers eval-exactness eval-forms eval-fusers fuzz chaos weights test test-unit lint format wheel clean clean-all
 
 help: ## what can be made here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ bench-gateway: setup ## what the gateway costs a request, many streams at once, 
 
 fuzz: setup ## 200,000 changed requests to every endpoint: no 5xx, no traceback (ARGS="--seed 1 --only 17": one again)
 	@$(PY) tests/fuzz/fuzz.py $(ARGS)
+
+chaos: setup weights ## a bad day of real engines, ten minutes of it (CHAOS_SEED, CHAOS_ENGINE_REQUESTS, CHAOS_ENGINE_SECONDS)
+	@CHAOS_ENGINE_REQUESTS=$${CHAOS_ENGINE_REQUESTS:-5000} CHAOS_ENGINE_SECONDS=$${CHAOS_ENGINE_SECONDS:-600} \
+		$(BIN)/pytest -s tests/e2e/test_chaos_engines.py $(ARGS)
 
 bench-peers: setup ## other gateways beside ours, where they are installed (PEERS: the directory that starts them)
 	@tests/benchmarks/peers.sh $(ARGS)

@@ -120,6 +120,8 @@ class FakeServer:
             response: web.StreamResponse = await handler(request)
         except BackendError as error:
             return self._failed(error)
+        except ConnectionResetError:
+            return web.Response(status=499)  # the client left; it will not see this
         except _UNREADABLE as error:
             return _error(400, f"not a request that this server can read: {error}")
         except web.HTTPException as error:

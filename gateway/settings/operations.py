@@ -35,7 +35,7 @@ Moment = Annotated[
 class Budget(Strict):
     """What a key may spend. Exactly one of money and tokens."""
 
-    money: Annotated[float, Field(gt=0, le=9_000_000)] | None = Field(
+    money: Annotated[float, Field(ge=1e-9, le=9_000_000)] | None = Field(
         default=None, description="In the currency of `prices`."
     )
     tokens: Count | None = Field(default=None, description="Tokens of all models, read and written.")

@@ -226,7 +226,7 @@ def _report_routes(app: FastAPI, loaded: Loaded, operations: Operations) -> None
     ) -> Response:
         """What the ledger says of a route's arms."""
         if route not in operations.routes or operations.ledger is None:
-            raise not_found(request.url.path)
+            raise not_found(request.scope["path"])
         if metric not in METRICS:
             raise bad_request(f"metric must be one of {', '.join(METRICS)}", "metric")
         chosen: Metric = next(name for name in METRICS if name == metric)

@@ -170,7 +170,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if error.status_code == 404:
-        return _error(request, not_found(request.url.path))
+        return _error(request, not_found(request.scope["path"]))
     if error.status_code == 405:
         return _error(request, method_not_allowed(request.method, headers.get("Allow", "")))
     return _error(request, APIError(error.status_code, str(error.detail), headers=headers))

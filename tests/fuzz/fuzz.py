@@ -39,8 +39,8 @@ AT_ONCE = 8
 CPU_SECONDS = 3.0
 """Of the whole process, for one input that is alone."""
 HUNG_SECONDS = 60.0
-LARGEST_ERROR = 4096
-"""Bytes of an error's body: it repeats a little of what was sent, not all of it."""
+LARGEST_ERROR = 13_000
+"""Bytes of the body of an error: it repeats a little of what was sent, not all of it (2,000 characters, escaped at worst)."""
 UNTOUCHED = 0.1
 """Part of the inputs that stay valid."""
 SLOWEST = 20

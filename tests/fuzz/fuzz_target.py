@@ -168,7 +168,13 @@ def configured(folder: Path, url: str) -> Loaded:
             },
         ],
         "admin": {"key": ADMIN},
-        "limits": {"answer_max_tokens": 12, "stage_max_tokens": 12, "max_tokens": 64, "body_bytes": 262_144},
+        "limits": {
+            "answer_max_tokens": 5,
+            "stage_max_tokens": 5,
+            "max_tokens": 64,
+            "body_bytes": 262_144,
+            "messages": 64,
+        },
         "ledger": {"database": str(folder / "ledger.db"), "flush_seconds": 0.5, "queue": 100_000},
         "key_store": {"database": str(folder / "keys.db")},
         # What a client can make a server refuse must not shut others out, so breakers stay on; their patience is short.

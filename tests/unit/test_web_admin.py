@@ -145,3 +145,14 @@ async def test_a_key_of_another_process_shows_within_the_time_said(tmp_path: Pat
             assert time.monotonic() < deadline + 3
         store.close()
         assert (await client.get(f"/admin/keys/{key.id}")).json()["state"] == "revoked"
+
+
+@pytest.mark.parametrize("money", [0, -1, 1e-10, 1e-320, 1e300])
+async def test_a_budget_is_an_amount_that_can_be_counted(tmp_path: Path, money: float) -> None:
+    """In billionths of the currency."""
+    async with administered(tmp_path) as (_, client):
+        reply = await client.post("/admin/keys", json={"name": "x", "budget": {"money": money}})
+        assert reply.status_code == 400
+        assert reply.json()["error"]["param"] == "budget.money"
+        least = await client.post("/admin/keys", json={"name": "x", "budget": {"money": 1e-9}})
+        assert least.status_code == 201

@@ -224,3 +224,11 @@ async def test_the_description_of_the_api_is_made_without_complaint() -> None:
         value = (await e.call("GET", "/openapi.json")).json()
         assert list(value["paths"]["/v1/models"]) == ["get"]
         assert (await e.call("HEAD", "/v1/models")).status == 200
+
+
+async def test_a_query_may_hold_any_bytes() -> None:
+    async with edge(fake("a")) as e:
+        for path, status in (("/nowhere", 404), ("/v1/models", 200), ("/v1/models/nobody", 404), ("/readyz", 200)):
+            exchange = e.exchange("GET", path)
+            exchange._scope["query_string"] = b"\xe9\xff=%F0%9F"
+            assert (await exchange.run()).status == status

@@ -14,7 +14,7 @@ from anyio.abc import ByteStream
 from edge import edge, fake, question
 
 from backends.fake import FakeBackend
-from gateway.web.protocol import HEAD_BYTES, HEADERS, BoundedProtocol
+from gateway.web.protocol import HEAD_BYTES, HEADERS, PIPELINED, BoundedProtocol
 from gateway.web.serving import Server, bind
 
 pytestmark = pytest.mark.anyio
@@ -86,13 +86,14 @@ async def test_headers_without_measure_are_refused(head: bytes) -> None:
         assert await ends(stream)
 
 
+@pytest.mark.parametrize("where", [b"evil.example:443", b"/v1/models", b"*"])
 @pytest.mark.parametrize("before", [b"", OK])
-async def test_what_asks_for_no_path_is_a_400(before: bytes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_asks_for_a_tunnel_is_a_400(before: bytes, where: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async with served() as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:
         if before:
             await stream.send(before)
             assert (await answer(stream))[0] == 200
-        await stream.send(b"CONNECT evil.example:443 HTTP/1.1\r\nhost: evil.example\r\n\r\n")
+        await stream.send(b"CONNECT " + where + b" HTTP/1.1\r\nhost: evil.example\r\n\r\n")
         status, body = await answer(stream)
         assert status == 400 and body["error"]["type"] == "invalid_request_error"
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
@@ -203,3 +204,109 @@ async def test_a_second_signal_ends_at_once() -> None:
                         await anyio.sleep(0.02)
                 except OSError:
                     break
+
+
+async def everything(port: int, *parts: bytes) -> bytes:
+    """All that comes back until the connection is closed."""
+    data = b""
+    with anyio.fail_after(10):
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            for part in parts:
+                await stream.send(part)
+                await anyio.sleep(0.01)
+            with suppress(anyio.EndOfStream):
+                while True:
+                    data += await stream.receive()
+    return data
+
+
+def asking(version: str = "1.1", headers: str = "connection: close\r\n", **fields: Any) -> bytes:
+    body = json.dumps(question(**{"max_tokens": 2, **fields})).encode()
+    head = f"POST /v1/chat/completions HTTP/{version}\r\nhost: x\r\n{headers}content-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_http_1_0_gets_no_chunks(stream: bool) -> None:
+    async with served() as (_, port):
+        data = await everything(port, asking("1.0", "", stream=stream))
+        head, _, body = data.partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in head.lower()
+        if stream:
+            assert body.startswith(b"data: {") and body.endswith(b"data: [DONE]\n\n")
+        else:
+            assert json.loads(body)["choices"]
+
+
+UPGRADE = "connection: Upgrade, HTTP2-Settings, close\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
+
+
+@pytest.mark.parametrize("cut", [None, 40, -3])
+async def test_a_wish_for_http_2_is_passed_over(cut: int | None) -> None:
+    """Java's client has it in every first request, with a body."""
+    async with served() as (_, port):
+        request = asking(headers=UPGRADE)
+        data = await everything(port, *((request,) if cut is None else (request[:cut], request[cut:])))
+        assert data.startswith(b"HTTP/1.1 200 ")
+        assert json.loads(data.partition(b"\r\n\r\n")[2])["choices"]
+
+
+async def test_so_is_one_for_websockets_and_the_connection_goes_on() -> None:
+    async with served() as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:
+        await stream.send(b"GET /v1/realtime HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+        assert (await answer(stream))[0] == 404
+        await stream.send(OK)
+        assert (await answer(stream))[0] == 200
+
+
+async def test_trailers_say_nothing() -> None:
+    """They come when the request has been let in, and are not bounded as a head is."""
+    async with served() as (_, port):
+        head = (
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        body = b"%x\r\n%b\r\n0\r\nx-request-id: from-a-trailer\r\n" % (len(BODY), BODY)
+        data = await everything(port, head, body + b"x-more: 1\r\n" * 500 + b"\r\n")
+        assert data.startswith(b"HTTP/1.1 200 ")
+        assert b"from-a-trailer" not in data
+
+
+async def test_all_pipelined_requests_are_told_that_their_client_left() -> None:
+    slow = fake("a", "one two three four five " * 50, delay=0.05)
+    async with served(slow) as (_, port):
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(asking(headers="", max_tokens=200) + asking(headers="", max_tokens=200))
+            with anyio.fail_after(5):
+                while not slow.counters.streams:
+                    await anyio.sleep(0.01)
+        with anyio.fail_after(2):  # the whole answer would take twelve seconds
+            while slow.counters.streams:
+                await anyio.sleep(0.01)
+
+
+async def test_pipelined_requests_are_answered_in_order_and_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    get = b"GET /v1/models/a HTTP/1.1\r\nhost: x\r\nx-request-id: r%d\r\n\r\n"
+    async with served() as (_, port):
+        last = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        data = await everything(port, b"".join(get % number for number in range(20)), asking(headers=""), last)
+        assert data.count(b"HTTP/1.1 200 ") == 22
+        assert [data.index(b"x-request-id: r%d\r" % number) for number in range(20)] == sorted(
+            data.index(b"x-request-id: r%d\r" % number) for number in range(20)
+        )
+        with suppress(anyio.BrokenResourceError):
+            data = await everything(port, b"".join(get % number for number in range(2 * PIPELINED)))
+            assert data.count(b"HTTP/1.1 200 ") < 2 * PIPELINED
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_what_is_pipelined_is_read_no_faster_than_it_is_answered() -> None:
+    """Whoever sends without reading must be stopped by its own socket, not kept in memory."""
+    slow = fake("a", "one two three four five " * 50, delay=0.05)
+    async with served(slow) as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:
+        request = asking(headers="", max_tokens=200, user="x" * 30_000)
+        sent = 0
+        with anyio.move_on_after(1.0):
+            while sent < 2000:  # 60 MB
+                await stream.send(request)
+                sent += 1
+        assert sent < 1000
