@@ -2,7 +2,7 @@
 
 What is changed, and nothing else:
     - `model` is the name that the client asked for; one id, created and object over a whole stream
-    - the first delta of every choice has the role, no later one has; nothing of a choice follows its finish
+    - the first delta of every choice is the role and an empty content, no later one has a role; nothing of a choice follows its finish
     - usage only where it was asked for, once, in a chunk of its own before [DONE]; no other chunk without choices
     - [DONE] exactly once, and only if the answer is whole; an error of the server's is raised, not passed on
     - lines of the event stream that are no data are dropped, comments excepted
@@ -220,14 +220,10 @@ class Relay:
         delta = choice.get("delta")
         before = b""
         if isinstance(delta, dict):
-            if index in self._introduced:
-                delta.pop("role", None)
+            if index not in self._introduced:
+                before = self._introduction(index, delta)
             else:
-                self._introduced.add(index)
-                if not delta.get("role"):
-                    first = {"role": "assistant", "content": ""}
-                    choices = [{"index": index, "delta": first, "logprobs": None, "finish_reason": None}]
-                    before = _event({**self._same, "choices": choices})
+                delta.pop("role", None)
             if delta.get("content") or delta.get("tool_calls") or delta.get("refusal"):
                 self.wrote = True
         elif "text" in choice:  # of a text completion: it has no roles
@@ -241,6 +237,26 @@ class Relay:
             self._form = None
             self._lessons = 0
         return before
+
+    def _introduction(self, index: int, delta: dict[str, Any]) -> bytes:
+        """Makes the first delta of a choice the role with an empty content; an event of its own where the server's says more.
+
+        Choices before it that the server has said nothing of are introduced too: the official client fails over a choice that comes
+        before its place.
+        """
+        new = {*range(min(index, self._choices)), index} - self._introduced
+        self._introduced |= new
+        if delta.get("role") and (delta.get("content") == "" or not any(delta[key] for key in delta if key != "role")):
+            delta["content"] = ""
+            new.discard(index)
+        else:
+            delta.pop("role", None)
+        return b"".join(map(self._first_delta, sorted(new)))
+
+    def _first_delta(self, index: int) -> bytes:
+        first = {"role": "assistant", "content": ""}
+        choices = [{"index": index, "delta": first, "logprobs": None, "finish_reason": None}]
+        return _event({**self._same, "choices": choices})
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,15 @@ from strategies.routing import Alias, resolve
 from strategies.topology import Limits, TopologyError
 
 Finding = tuple[KeyPath, str]
+SHARED_SCHEMES = ("redis://", "rediss://", "valkey://", "valkeys://", "unix://")
 
 
 def findings(settings: Settings, aliases: Mapping[str, Alias], limits: Limits) -> Iterator[Finding]:
     """All of them. aliases: valid ones."""
     yield from _keys(settings)
     yield from _prices(settings)
+    if settings.shared_limits and not settings.shared_limits.url.get_secret_value().startswith(SHARED_SCHEMES):
+        yield ("shared_limits", "url"), f"must begin with {', '.join(SHARED_SCHEMES[:-1])} or {SHARED_SCHEMES[-1]}"
     for name, route in settings.routes.items():
         at = ("routes", name)
         taken = "a model" if name in settings.models else "an alias" if name in aliases else None

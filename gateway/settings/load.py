@@ -7,20 +7,22 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from gateway.settings.check import check
 from gateway.settings.errors import Problem, SettingsError
-from gateway.settings.schema import Settings
+from gateway.settings.schema import ModelSettings, Settings
 from gateway.settings.schema_json import json_schema
 from gateway.settings.source import KeyPath, Source, dotted, read
+
+_BACKENDS = [get_args(kind.model_fields["backend"].annotation)[0] for kind in get_args(get_args(ModelSettings)[0])]
 
 # pydantic's wording where ours tells the operator more; {name} come from the error's context.
 _WORDING = {
     "missing": "is required",
-    "union_tag_not_found": "`backend` is required: one of llama_cpp, openai, fake",
+    "union_tag_not_found": f"`backend` is required: one of {', '.join(_BACKENDS)}",
     "union_tag_invalid": "backend: {tag!r} is not one of {expected_tags}",
     "string_type": "must be a string",
     "int_type": "must be a whole number",
@@ -71,9 +73,23 @@ def _problem(source: Source, kind: str, loc: Sequence[str | int], item: Mapping[
         return source.problem(path, "unknown key" + (f"; did you mean {near[0]!r}?" if near else ""))
     if kind == "string_pattern_mismatch" and loc and loc[-1] == "[key]":
         return source.problem(path, "a name has letters, digits and . _ - / only")
+    if kind == "string_pattern_mismatch" and item["ctx"]["pattern"].startswith("^https?:"):
+        return source.problem(path, "must be an address that begins with http:// or https://")
+    if kind in ("too_short", "string_too_short"):
+        return source.problem(path, _too_short(**item["ctx"]))
     wording = _WORDING.get(kind)
     message = wording.format(**item.get("ctx", {})) if wording else str(item["msg"]).removeprefix("Value error, ")
     return source.problem(path, message[:1].lower() + message[1:])
+
+
+def _too_short(min_length: int, field_type: str = "String", actual_length: int | None = None) -> str:
+    """field_type: pydantic's word for what has a length; a secret's is "Value"."""
+    if min_length == 1:
+        return "must not be empty"
+    counted = "characters" if field_type in ("String", "Value") else "entries"
+    return f"must have at least {min_length} {counted}" + (
+        f", not {actual_length}" if actual_length is not None else ""
+    )
 
 
 def _key_path(root: Any, loc: Sequence[str | int]) -> KeyPath:

@@ -170,7 +170,7 @@ class Stream(EventStream, Answering):
             fingerprint=identity.fingerprint,
             with_usage=self.request.include_usage,
         )
-        self._introduced: set[int] = set()
+        self._introduced = 0  # choices
 
     async def take(self, choice: int, event: Event) -> None:
         pieces = self.choices[choice].read(event)
@@ -202,10 +202,10 @@ class Stream(EventStream, Answering):
         return {**super()._headers(), **self.degraded()}
 
     def _introduce(self, choice: int) -> bytes:
-        if choice in self._introduced:
-            return b""
-        self._introduced.add(choice)
-        return self._writer.role(choice)
+        """First deltas, up to this choice's, in order: the official client fails over a choice that comes before its place."""
+        new = range(self._introduced, choice + 1)
+        self._introduced = max(self._introduced, choice + 1)
+        return b"".join(map(self._writer.role, new))
 
     def _finish(self, choice: int, end: Finished) -> bytes:
         # With usage asked for, the parts come with it in the last chunk.

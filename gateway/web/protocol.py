@@ -16,6 +16,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from gateway.web.middleware.request_id import new_request_id
 from gateway.web.transport import HeadHolder
 from gateway.wire.errors import APIError, bad_request
 
@@ -202,7 +203,7 @@ class BoundedProtocol(HttpToolsProtocol):
         body = error.body()
         head = (
             f"HTTP/1.1 {error.status} {_REASONS.get(error.status, 'Error')}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {new_request_id()}\r\nconnection: close\r\n\r\n"
         )
         self._stop_waiting()
         cycle: Any = self.cycle

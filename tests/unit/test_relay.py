@@ -132,11 +132,33 @@ def test_the_role_comes_first_and_once() -> None:
     again = [chunk({"role": "assistant", "content": text}) for text in "abc"]
     repeated = chunks(through(relay(), *again, STOP, DONE))
     assert [c["choices"][0]["delta"] for c in repeated] == [
-        {"role": "assistant", "content": "a"},
+        {"role": "assistant", "content": ""},
+        {"content": "a"},
         {"content": "b"},
         {"content": "c"},
         {},
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "given"),
+    [
+        ({"role": "assistant", "content": None}, [{"role": "assistant", "content": ""}]),
+        ({"role": "assistant"}, [{"role": "assistant", "content": ""}]),
+        (
+            {"role": "assistant", "content": "", "refusal": None},
+            [{"role": "assistant", "content": "", "refusal": None}],
+        ),
+        (
+            {"role": "assistant", "content": None, "tool_calls": [{"index": 0, "id": "c"}]},
+            [{"role": "assistant", "content": ""}, {"content": None, "tool_calls": [{"index": 0, "id": "c"}]}],
+        ),
+    ],
+)
+def test_the_first_delta_is_the_role_alone(said: dict[str, Any], given: list[dict[str, Any]]) -> None:
+    """drop-in 2: servers open a choice in several ways; clients look for one."""
+    found = chunks(through(relay(), chunk(said), STOP, DONE))
+    assert [c["choices"][0]["delta"] for c in found] == [*given, {}]
 
 
 def test_the_role_of_every_choice() -> None:
@@ -147,6 +169,8 @@ def test_the_role_of_every_choice() -> None:
         deltas = [c["choices"][0]["delta"] for c in found if c["choices"][0]["index"] == index]
         assert deltas[0] == {"role": "assistant", "content": ""}
         assert all("role" not in delta for delta in deltas[1:])
+    first = [c["choices"][0]["index"] for c in found if "role" in c["choices"][0]["delta"]]
+    assert first == [0, 1, 2]  # openai-python's `.stream()` fails over any other order
 
 
 def test_nothing_follows_a_finish() -> None:

@@ -43,7 +43,7 @@ def problems(tmp_path: Path, text: str, **environ: str) -> list[str]:
     [
         ("", [" must be a mapping with the key models"]),
         ("- a\n", [" must be a mapping with the key models"]),
-        ("models: {}\n", ["1: models: dictionary should have at least 1 item after validation, not 0"]),
+        ("models: {}\n", ["1: models: must not be empty"]),
         ("aliases: {}\n", ["1: models: is required"]),
         (MODEL + "modles: {}\n", ["3: modles: unknown key; did you mean 'models'?"]),
         (MODEL + "limits:\n  mesages: 3\n", ["4: limits.mesages: unknown key; did you mean 'messages'?"]),
@@ -55,7 +55,10 @@ def problems(tmp_path: Path, text: str, **environ: str) -> list[str]:
                 "5: models.a.delay: input should be greater than or equal to 0",
             ],
         ),
-        ("models:\n  a:\n    answer: x\n", ["2: models.a: `backend` is required: one of llama_cpp, openai, fake"]),
+        (
+            "models:\n  a:\n    answer: x\n",
+            ["2: models.a: `backend` is required: one of llama_cpp, openai, vllm, hosted, fake"],
+        ),
         (
             "models:\n  a:\n    backend: gpu\n",
             ["2: models.a: backend: 'gpu' is not one of 'llama_cpp', 'openai', 'vllm', 'hosted', 'fake'"],
@@ -71,7 +74,12 @@ def problems(tmp_path: Path, text: str, **environ: str) -> list[str]:
         (MODEL + "server: {cors: all}\n", ["3: server.cors: must be a list"]),
         (MODEL + "server:\n  cors:\n  - '*'\n  - nowhere\n", ["6: server.cors[1]: string should match pattern"]),
         (MODEL + "server: {keepalive_seconds: 16}\n", ["3: server.keepalive_seconds: input should be less than"]),
-        (MODEL + "keys: [short]\n", ["3: keys[0]: "]),
+        (MODEL + "keys: [short]\n", ["3: keys[0]: must have at least 8 characters, not 5"]),
+        (
+            "models:\n  a: {backend: openai, base_url: nowhere}\n",
+            ["2: models.a.base_url: must be an address that begins with http:// or https://"],
+        ),
+        (MODEL + "shared_limits: {url: 'ftp://a'}\n", ["3: shared_limits.url: must begin with redis://"]),
         (MODEL + "limits: {max_tokens: 10}\n", ["3: limits.answer_max_tokens: is larger than limits.max_tokens"]),
         ("models:\n  a: {backend: llama_cpp}\n", ["2: models.a: name the weights by exactly one of"]),
         (

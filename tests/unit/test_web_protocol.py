@@ -127,6 +127,13 @@ async def test_ordinary_requests_pass_and_connections_are_kept() -> None:
         assert status == 400 and body["error"]["type"] == "invalid_request_error"
 
 
+async def test_what_is_not_http_has_a_request_id_too() -> None:
+    """drop-in 29."""
+    async with served() as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:
+        await stream.send(b"GARBAGE\r\n\r\n")
+        assert b"\r\nx-request-id: req_" in await stream.receive()
+
+
 async def test_a_client_that_dawdles_over_its_headers_is_told_and_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BoundedProtocol, "head_seconds", 0.2)
     async with served() as (_, port):

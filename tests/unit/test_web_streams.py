@@ -151,6 +151,15 @@ async def test_a_models_own_reasoning_passes() -> None:
         assert (reply.reasoning(), reply.content()) == ("let me think", "So.")
 
 
+async def test_choices_are_introduced_in_order() -> None:
+    """drop-in 2: openai-python's `.stream()` fails over a choice that comes before its place."""
+    late = Fault(on="enter", action="slow", seconds=0.1, times=1)
+    async with edge(fake("a", faults=(late,))) as e:
+        chunks = (await e.chat(stream=True, n=3)).chunks()
+        written = [chunk["choices"][0] for chunk in chunks]
+        assert [choice["index"] for choice in written if "role" in choice["delta"]] == [0, 1, 2]
+
+
 async def test_several_choices_interleave() -> None:
     """drop-in 2, 4, 12: n answers, each with its own role and finish, side by side."""
     async with edge(fake("a", "one two three", delay=0.01)) as e:

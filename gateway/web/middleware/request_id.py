@@ -13,6 +13,11 @@ from gateway.web.asgi import App, Message, Receive, Scope, Send, add_headers, he
 _SANE = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
 
 
+def new_request_id() -> str:
+    """A name for a request that brought none."""
+    return f"req_{random.getrandbits(128):032x}"
+
+
 class RequestId:
     """Outermost: also opens the request's record and binds the id to all its log lines."""
 
@@ -24,7 +29,7 @@ class RequestId:
             await self.app(scope, receive, send)
             return
         given = header(scope, b"x-request-id")
-        request_id = given if given is not None and _SANE.fullmatch(given) else f"req_{random.getrandbits(128):032x}"
+        request_id = given if given is not None and _SANE.fullmatch(given) else new_request_id()
         record = RequestRecord(request_id)
         attach(scope, record)
 
