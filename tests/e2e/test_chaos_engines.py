@@ -238,8 +238,8 @@ async def world(folder: Path, vllm: bool) -> AsyncIterator[World]:
 
         async def build(name: str) -> Entry:
             await backends[name].start()
-            native = name in ("far", "gpu")
-            return Entry(backends[name], why_not_fused=await backends[name].why_not_fused(), native=native)
+            why = None if name == "near" else await backends[name].why_not_fused()
+            return Entry(backends[name], why_not_fused=why, native=name in ("far", "gpu"))
 
         runtime = await stack.enter_async_context(open_runtime(loaded, build))
         runtime.operations = await stack.enter_async_context(open_operations(loaded))
