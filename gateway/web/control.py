@@ -81,8 +81,8 @@ def _read(app: FastAPI, path: str) -> Callable[[Handler], Handler]:
     """Register what answers GET and HEAD. The description names it once: an operation there has an id of its own."""
 
     def register(handler: Handler) -> Handler:
-        app.head(path, include_in_schema=False)(handler)
-        return app.get(path)(handler)
+        app.api_route(path, methods=["GET", "HEAD"], include_in_schema=False)(handler)
+        return app.get(path)(handler)  # for the description only: the one before takes all requests
 
     return register
 
