@@ -132,7 +132,8 @@ class Exchange:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Any) -> None:
-        if not self.may_send.is_set():  # as servers do: they wait, and can be cancelled, only for a client that does not read
+        # As servers do: they wait, and can be cancelled, only for a client that does not read.
+        if not self.may_send.is_set():
             await self.may_send.wait()
         if message["type"] == "http.response.start":
             assert not self.reply.status, "a second response was started"
