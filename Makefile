@@ -68,7 +68,7 @@ eval-exactness: setup weights ## what three tokenizers that write one text do to
 eval-forms: setup weights ## answers of three tokenizers that are held to JSON schemas, judged
 	@$(PY) tests/evals/forms.py $(ARGS)
 
-eval-fusers: setup ## every fuser beside its members alone, on questions of yours (SET=questions.jsonl); some hours on two cores
+eval-fusers: setup ## every fuser beside its members alone, on questions of yours (SET=questions.jsonl)
 	@$(BIN)/modelnet eval $(or $(SET),$(error say which questions: SET=questions.jsonl)) --config tests/evals/fusers.yaml \
 		-w qwen-1.5b -w qwen -w linear -w geometric -w union-top-k -w gated \
 		-n 50 --max-tokens 256 --prompts brief --concurrency 4 $(ARGS)
