@@ -33,10 +33,10 @@ from typing import Any
 
 import anyio
 import numpy as np
-from certificates import Full, Path_, _Recorder, top_of  # beside this file
+from certificates import Full, Path_, _Recorder  # beside this file
 
-from backends.llama_cpp.logits import Row
-from backends.types import LogProbs, Message, Sampling, TopK, Vocabulary
+from backends.llama_cpp.logits import largest
+from backends.types import Ids, LogProbs, Message, Sampling, TopK, Vocabulary
 from gateway import __version__
 from gateway.bench import machine
 from gateway.bench.report import Number, Report
@@ -48,7 +48,7 @@ from strategies.engine import run
 from strategies.engine.events import Delta
 from strategies.fusion import Fuser, Greedy, LinearPool, Node, root, route
 
-FORMAT = 1
+FORMAT = 2
 """Of the recording."""
 PROMPTS = (
     "Explain in a few sentences why the sky is blue, and why it turns red in the evening.",
@@ -84,32 +84,52 @@ Question = tuple[str, int]
 
 
 @dataclass
+class Page:
+    """What a model said at one place, in nats. full: float32 [vocabulary]. best: its likeliest, int32 [max(KS)], likeliest first.
+    whole: what all probabilities add up to (float32 does not give one exactly)."""
+
+    full: Full
+    best: Ids
+    whole: float
+
+    @staticmethod
+    def of(full: Full) -> Page:
+        return Page(full, largest(full, max(KS)), float(np.exp(full.astype(np.float64)).sum()))
+
+    def top(self, k: int) -> TopK:
+        logprobs = self.full[self.best[:k]].astype(np.float64)
+        return TopK(self.best[:k], logprobs, max(0.0, self.whole - float(np.exp(logprobs).sum())))
+
+
+@dataclass
 class Book:
-    """Every recorded distribution, in nats: (question, tokens behind it) of a model → float32 [vocabulary]."""
+    """Everything that was recorded: (question, tokens behind it) of a model → its page."""
 
     vocabularies: dict[str, Vocabulary] = field(default_factory=dict)
-    pages: dict[str, dict[tuple[Question, Path_], Full]] = field(default_factory=dict)
+    pages: dict[str, dict[tuple[Question, Path_], Page]] = field(default_factory=dict)
     texts: dict[str, list[str]] = field(default_factory=dict)
 
-    def keep(self, name: str, question: Question, path: Path_, page: Full) -> None:
-        self.pages[name].setdefault((question, path), page)
+    def keep(self, name: str, question: Question, path: Path_, full: Full) -> None:
+        self.pages[name].setdefault((question, path), Page.of(full))
 
     def write(self, directory: Path) -> None:
         """One array a model, and what its rows are."""
         directory.mkdir(parents=True, exist_ok=True)
+        index = {}
         for name, pages in self.pages.items():
-            np.save(directory / f"{name}.npy", np.stack(list(pages.values())))
-        places = {name: list(pages) for name, pages in self.pages.items()}
+            np.save(directory / f"{name}.npy", np.stack([page.full for page in pages.values()]))
+            index[name] = {place: (page.best, page.whole) for place, page in pages.items()}
         tables = {name: (v.tokens, v.end_ids, v.fingerprint) for name, v in self.vocabularies.items()}
-        (directory / "index").write_bytes(pickle.dumps((tables, places, self.texts)))
+        (directory / "index").write_bytes(pickle.dumps((tables, index, self.texts)))
 
     @staticmethod
     def read(directory: Path) -> Book:
         """Raises FileNotFoundError."""
-        tables, places, texts = pickle.loads((directory / "index").read_bytes())
+        tables, index, texts = pickle.loads((directory / "index").read_bytes())
         pages = {}
-        for name, rows in places.items():
-            pages[name] = dict(zip(rows, np.load(directory / f"{name}.npy", mmap_mode="r"), strict=True))
+        for name, rows in index.items():
+            fulls = np.load(directory / f"{name}.npy", mmap_mode="r")
+            pages[name] = {place: Page(full, *row) for full, (place, row) in zip(fulls, rows.items(), strict=True)}
         return Book({name: Vocabulary(*table) for name, table in tables.items()}, pages, texts)
 
 
@@ -153,25 +173,7 @@ class Tape:
 Make = Callable[[], Fuser]
 
 
-class Rows:
-    """Recorded distributions as the backend has them, and their lists; made once."""
-
-    def __init__(self, book: Book) -> None:
-        self._book = book
-        self._tops: dict[tuple[str, int, Question, Path_], TopK] = {}
-
-    def top(self, k: int, name: str, question: Question, path: Path_) -> TopK:
-        """Raises KeyError where nothing was recorded."""
-        key = (name, k, question, path)
-        if key not in self._tops:
-            self._tops[key] = top_of(self._book.pages[name][question, path], k)
-        return self._tops[key]
-
-    def row(self, name: str, question: Question, path: Path_) -> Row:
-        return Row(np.array(self._book.pages[name][question, path]))
-
-
-def tape_of(make: Make, names: Sequence[str], rows: Rows, question: Question, k: int, pieces: int) -> Tape:
+def tape_of(make: Make, names: Sequence[str], book: Book, question: Question, k: int, pieces: int) -> Tape:
     """Go the recorded way once, and keep what was given."""
     fuser = make()
     tape = Tape([[] for _ in names], [[] for _ in names])
@@ -182,7 +184,7 @@ def tape_of(make: Make, names: Sequence[str], rows: Rows, question: Question, k:
         drop, append = route(places[member] or root(node), node)
         paths[member] = (*paths[member][: len(paths[member]) - drop], *append)
         places[member] = node
-        top = rows.top(k, names[member], question, paths[member])
+        top = book.pages[names[member]][question, paths[member]].top(k)
         tape.lists[member].append(top)
         fuser.feed(member, node, top)
 
@@ -195,9 +197,9 @@ def tape_of(make: Make, names: Sequence[str], rows: Rows, question: Question, k:
                         feed(member, node)
                 while wanted := fuser.wants():
                     for lookup in wanted:
-                        row = rows.row(names[lookup.member], question, paths[lookup.member])
+                        full = book.pages[names[lookup.member]][question, paths[lookup.member]].full
                         began = time.perf_counter()
-                        values = row.logprobs(np.asarray(lookup.ids, np.int32))
+                        values = full[np.asarray(lookup.ids, np.int32)].astype(np.float64)
                         serving += time.perf_counter() - began
                         tape.values[lookup.member].append(values)
                         asked += len(values)
@@ -221,7 +223,7 @@ def replay(fuser: Fuser, tape: Tape) -> list[float]:
     places: list[Node | None] = [None] * len(tape.lists)
     lists: list[Iterator[TopK]] = [iter(given) for given in tape.lists]
     values: list[Iterator[LogProbs]] = [iter(given) for given in tape.values]
-    clock = time.perf_counter
+    clock = time.thread_time
     said, marks = [], [clock()]
     for _ in tape.text:
         while True:
@@ -288,7 +290,7 @@ def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else 0.0
 
 
-def cost_of(book: Book, rows: Rows, group: str, k: int, pieces: int, replays: int) -> Cost:
+def cost_of(book: Book, group: str, k: int, pieces: int, replays: int) -> Cost:
     """Tape and replay every prompt."""
     names, weights, recorded = GROUPS[group].names, GROUPS[group].weights, GROUPS[group].recorded
     vocabularies = [book.vocabularies[name] for name in names]
@@ -298,7 +300,7 @@ def cost_of(book: Book, rows: Rows, group: str, k: int, pieces: int, replays: in
         return LinearPool(vocabularies, weights, Greedy())
 
     for prompt in range(len(PROMPTS)):
-        tape = tape_of(make, names, rows, (recorded, prompt), k, pieces)
+        tape = tape_of(make, names, book, (recorded, prompt), k, pieces)
         times = []
         for _ in range(replays):
             fuser = make()
@@ -361,11 +363,11 @@ def main() -> int:
     setup_logs("warning", "console")
     began, here, code = datetime.now(UTC), machine.look(), machine.commit()
     book = book_of(args.config, args.pieces)
-    rows, found, texts = Rows(book), [], {}
+    found, texts = [], {}
     print(f"{HEAD}\n|{'---|' * (HEAD.count('|') - 1)}")  # noqa: T201 - a command's output
     for group in args.group or GROUPS:
         for k in args.k or KS:
-            cost = cost_of(book, rows, group, k, args.pieces, args.replays)
+            cost = cost_of(book, group, k, args.pieces, args.replays)
             found += numbers(group, k, cost)
             texts[f"{group}, k {k}"] = cost.text
             print(cost.row(group, k), flush=True)  # noqa: T201
