@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, runtime_checkable
 
 from backends.seats import Seats
-from backends.types import ForwardRequest, LogProbs, Message, TextEvent, TextRequest, TopK, Usage, Vocabulary
+from backends.types import ForwardRequest, LogProbs, Message, SomeIds, TextEvent, TextRequest, TopK, Usage, Vocabulary
 
 
 class Session(Protocol):
@@ -41,7 +41,7 @@ class Session(Protocol):
         """
         ...
 
-    async def lookup(self, ids: Sequence[int]) -> LogProbs:
+    async def lookup(self, ids: SomeIds) -> LogProbs:
         """Exact log-probabilities, float64 [len(ids)], nats, at the current position; no forward pass.
 
         Only after a `step` or `score`, and before a `rewind`. Raises CapabilityMissing where the server can't, or not so

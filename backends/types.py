@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int32]
+SomeIds = Sequence[int] | Ids
+"""Token ids to look up: there may be thousands."""
 """Token ids, int32."""
 LogProbs = NDArray[np.float64]
 """Natural-log probabilities (nats), float64: exact differences of float32 logits survive in it."""

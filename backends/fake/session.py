@@ -10,7 +10,7 @@ import numpy as np
 from backends.errors import CapabilityMissing, ContextTooLong, SessionClosed
 from backends.fake.model import FakeModel, Probabilities, cut, logs
 from backends.fake.settings import FakeSettings
-from backends.types import LogProbs, TopK
+from backends.types import LogProbs, SomeIds, TopK
 
 
 class FakeSession:
@@ -71,7 +71,7 @@ class FakeSession:
             earlier = [cut(self._model.distribution(self._ids[: before + n]), self._k) for n in range(1, len(draft))]
             return [*earlier, self._look()]
 
-    async def lookup(self, ids: Sequence[int]) -> LogProbs:
+    async def lookup(self, ids: SomeIds) -> LogProbs:
         with self._call():
             if not self._settings.lookup:
                 raise CapabilityMissing(self._name, f"Model {self._name!r} can't look up single tokens.")

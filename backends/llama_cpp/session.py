@@ -9,7 +9,7 @@ import numpy as np
 from backends.llama_cpp.lane import SINGLY, Lane
 from backends.llama_cpp.logits import Logits, Row
 from backends.llama_cpp.worker import Read
-from backends.types import LogProbs, TopK
+from backends.types import LogProbs, SomeIds, TopK
 
 Seen = tuple[TopK, Row]
 
@@ -59,7 +59,7 @@ class LlamaCppSession:
             raise ValueError("a draft has at least one id")
         return [top for top, _row in await self._lane.append(draft, rows=len(draft), singly=len(draft) == 1)]
 
-    async def lookup(self, ids: Sequence[int]) -> LogProbs:
+    async def lookup(self, ids: SomeIds) -> LogProbs:
         seen: Seen | None = self._lane.last
         if seen is None:
             raise ValueError("there is nothing to look up before a step, or between a rewind and the next step")

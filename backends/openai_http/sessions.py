@@ -9,7 +9,7 @@ import numpy as np
 
 from backends.errors import BackendError, ContextTooLong, SessionClosed
 from backends.openai_http.dialects import Dialect
-from backends.types import LogProbs, TopK
+from backends.types import LogProbs, SomeIds, TopK
 
 
 class HTTPSession:
@@ -80,7 +80,7 @@ class HTTPSession:
         self._stand(ids, tops[-1])
         return tops
 
-    async def lookup(self, ids: Sequence[int]) -> LogProbs:
+    async def lookup(self, ids: SomeIds) -> LogProbs:
         """From the last TopK where it lists them all, else one request per `max_logprobs` ids."""
         self._alive()
         if self._here is None:

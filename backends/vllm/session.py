@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from backends.errors import BackendError, SessionClosed
-from backends.types import LogProbs, TopK
+from backends.types import LogProbs, SomeIds, TopK
 from backends.vllm import frames
 from backends.vllm.connection import Connection
 
@@ -66,7 +66,7 @@ class VLLMSession:
             raise ValueError("a draft has at least one id")
         return await self._move(frames.Score, draft)
 
-    async def lookup(self, ids: Sequence[int]) -> LogProbs:
+    async def lookup(self, ids: SomeIds) -> LogProbs:
         """From the last TopK where it lists them all, else from the server's row at this position."""
         self._alive()
         if self._here is None:

@@ -12,7 +12,7 @@ import anyio
 
 from backends.errors import BackendError, BackendTimeout, CapabilityMissing
 from backends.protocol import Session, WideningSession
-from backends.types import LogProbs, TextEnd, TextEvent, TopK, Usage
+from backends.types import LogProbs, SomeIds, TextEnd, TextEvent, TopK, Usage
 from backends.wrappers.guard import Guard
 from backends.wrappers.watcher import Call, Use
 
@@ -203,7 +203,7 @@ class GuardedSession:
         self._written += len(draft)
         return tops
 
-    async def lookup(self, ids: Sequence[int]) -> LogProbs:
+    async def lookup(self, ids: SomeIds) -> LogProbs:
         self._passage.resume()
         try:
             return await self._session.lookup(ids)

@@ -11,10 +11,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from backends.catalog import Catalog
 from backends.errors import CapabilityMissing
 from backends.protocol import Session, TokenBackend
-from backends.types import LogProbs, Message, TextEvent, TextRequest, TopK, Vocabulary
+from backends.types import LogProbs, Message, SomeIds, TextEvent, TextRequest, TopK, Vocabulary
 from gateway.bench.speed import answer
 from strategies.engine import Options
 from strategies.fusion import Meters
@@ -77,6 +79,10 @@ def playing(tape: Tape) -> Catalog:
     return _with_backends(
         tape.catalog, {name: Player(backend, tracks) for name, backend in _group(tape.plan, tape.catalog)}
     )
+
+
+def _plain(ids: SomeIds) -> tuple[int, ...]:
+    return tuple(ids.tolist() if isinstance(ids, np.ndarray) else ids)
 
 
 def _group(plan: Plan, catalog: Catalog) -> list[tuple[str, TokenBackend]]:
@@ -155,13 +161,13 @@ class _RecordedSession:
         self._calls.append(Call("score", tuple(draft), result))
         return result
 
-    async def lookup(self, ids: Sequence[int]) -> LogProbs:
+    async def lookup(self, ids: SomeIds) -> LogProbs:
         try:
             result = await self._real.lookup(ids)
         except CapabilityMissing as refusal:  # the engine goes on without
-            self._calls.append(Call("lookup", tuple(ids), refusal))
+            self._calls.append(Call("lookup", _plain(ids), refusal))
             raise
-        self._calls.append(Call("lookup", tuple(ids), result))
+        self._calls.append(Call("lookup", _plain(ids), result))
         return result
 
     async def rewind(self, n: int) -> None:
@@ -207,7 +213,7 @@ class _PlayedSession:
         result: list[TopK] = self._answer("score", draft)
         return result
 
-    async def lookup(self, ids: Sequence[int]) -> LogProbs:
+    async def lookup(self, ids: SomeIds) -> LogProbs:
         result: LogProbs | CapabilityMissing = self._answer("lookup", ids)
         if isinstance(result, CapabilityMissing):
             raise result
@@ -219,8 +225,8 @@ class _PlayedSession:
     async def close(self) -> None:
         """There is nothing to free."""
 
-    def _answer(self, kind: str, ids: Sequence[int]) -> Any:
+    def _answer(self, kind: str, ids: SomeIds) -> Any:
         call = next(self._calls, None)
-        if call is None or call.kind != kind or call.ids != tuple(ids):
+        if call is None or call.kind != kind or call.ids != _plain(ids):
             raise ReplayDiffers(f"{self._name} is asked for {kind} of {list(ids)}, which was not recorded here")
         return call.result

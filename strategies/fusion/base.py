@@ -21,7 +21,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.types import LogProbs, TopK
+from backends.types import LogProbs, SomeIds, TopK
 from strategies.fusion.meters import Certificate, Meters
 from strategies.vocabulary import Continuing
 
@@ -109,12 +109,12 @@ def route(here: Node, there: Node) -> tuple[int, list[int]]:
     return drop, append
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Lookup:
     """A wish for exact values at the place where `member`'s session stands (the last node it was fed)."""
 
     member: int
-    ids: tuple[int, ...]
+    ids: SomeIds
 
 
 class Guide(Protocol):

@@ -10,7 +10,7 @@ likeliest piece of the pool, certified, for any number of tokenizers; several co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from strategies.fusion.base import Lookup
 from strategies.fusion.pool import ROUNDING, Pool
@@ -68,33 +68,33 @@ class LinearPool(Pool):
         low(v) + slack, slack = Σ_m scale_m · unlisted_m. A piece of which no member lists more than a share `mark` has low(v) <= mark:
         so only the few that someone lists with more are added up.
         """
-        scales, slack, same = [], 0.0, self.same
+        lists, tops, slack, same = [], [], 0.0, self.same
         for weight, view in zip(self.weights, views, strict=True):
-            total = view.seen + view.unseen
-            if not view.masses or total <= 0.0:
+            masses, total = view.masses, view.seen + view.unseen
+            if not masses or total <= 0.0:
                 return False
-            scales.append(weight / total)
+            lists.append((weight / total, masses.get))
+            tops.append(max(masses.values()))
             slack += weight * (self._unlisted(view) if same else view.unseen) / total
-        lists = [view.masses for view in views]
-        lows = {}
-        for masses in lists:
-            piece = max(masses, key=masses.__getitem__)
-            if piece not in lows:
-                lows[piece] = sum([s * m.get(piece, 0.0) for s, m in zip(scales, lists, strict=True)], 0.0)
+        lows: dict[int, float] = {}
+        for top, view in zip(tops, views, strict=True):
+            favourite = _first(view.masses, top)
+            if favourite not in lows:
+                lows[favourite] = _low(lists, favourite)
         winner = max(lows, key=lows.__getitem__)
         mark = lows[winner] - slack - ROUNDING
         if mark <= 0.0:
             return False
-        for masses, scale, weight in zip(lists, scales, self.weights, strict=True):
-            least = mark * weight / scale
-            for piece in [v for v, mass in masses.items() if mass >= least and v != winner]:
-                if sum([s * m.get(piece, 0.0) for s, m in zip(scales, lists, strict=True)], 0.0) >= mark:
-                    return False
-        self._winner, self._gap = winner, -mark
-        estimate = [
-            w * v.masses.get(winner, 0.0) / (v.seen + v.fresh) for w, v in zip(self.weights, views, strict=True)
-        ]
-        self._scores = {winner: sum(estimate, 0.0)}
+        estimate = 0.0
+        for top, weight, view in zip(tops, self.weights, views, strict=True):
+            masses, seen = view.masses, view.seen
+            estimate += weight * masses.get(winner, 0.0) / (seen + view.fresh)
+            least = mark * (seen + view.unseen)
+            if top >= least:
+                for piece, mass in masses.items():
+                    if mass >= least and piece != winner and _low(lists, piece) >= mark:
+                        return False
+        self._winner, self._gap, self._scores = winner, -mark, {winner: estimate}
         return True
 
     def _rivals(self, views: Sequence[View]) -> list[int]:
@@ -108,10 +108,9 @@ class LinearPool(Pool):
                     low = _pooled(views, self.weights, estimate=False)
         winner = self._winner
         self.floor = floor = low[winner]
-        close = [
-            (self.ahead(1.0, winner, 1.0, piece, views), piece) for piece in self._close(low, floor, unseen, views)
-        ]
-        rivals = sorted(rival for rival in close if rival[0] <= ROUNDING)
+        pieces = self._close(low, floor, unseen, views)
+        ahead = zip(self._all_ahead(pieces, views), pieces, strict=True)
+        rivals = sorted([rival for rival in ahead if rival[0] <= ROUNDING])
         gap = unseen - floor
         if rivals:
             gap = max(gap, 0.0, -rivals[0][0] * floor)
@@ -119,6 +118,26 @@ class LinearPool(Pool):
         if unseen >= floor and not rivals:
             return [winner]  # only a piece that nobody listed could win: exact values of the winner may raise its floor
         return [piece for _, piece in rivals]
+
+    def _all_ahead(self, pieces: Sequence[int], views: Sequence[View]) -> list[float]:
+        """`ahead` of each, sooner, where nothing is scaled."""
+        if not pieces:
+            return []
+        winner, same = self._winner, self.same
+        differences = [0.0] * len(pieces)
+        for member, weight, view in zip(self.members, self.weights, views, strict=True):
+            mass, most, unseen = view.masses.get, view.seen + view.unseen, view.unseen
+            mine = mass(winner, 0.0)
+            bounds = member.bounds(pieces) if unseen else [0.0] * len(pieces)
+            for index, (piece, bound) in enumerate(zip(pieces, bounds, strict=True)):
+                least = min(bound, unseen)
+                apart = mine - (mass(piece, 0.0) + least)
+                if apart > 0.0 or (same and apart):
+                    differences[index] += weight * apart / most
+                elif apart:
+                    differences[index] += weight * apart / (view.seen + least)
+        floor = self.floor
+        return [difference / floor for difference in differences] if floor else [-1.0] * len(pieces)
 
     def _close(self, low: Mapping[int, float], floor: float, unseen: float, views: Sequence[View]) -> list[int]:
         """The pieces for which `_high` may reach the floor, told by wider bounds that cost less."""
@@ -134,6 +153,22 @@ class LinearPool(Pool):
             late += weight * (view.unseen - view.fresh) / view.seen  # … where no reading is pending
         most, edge = self._most, floor * (1.0 - 1e-9) - late  # rounding must not hide a rival
         return [v for v, p in low.items() if p >= mark and p * stretch + each * most[v] >= edge and v != winner]
+
+
+def _low(lists: Sequence[tuple[float, Callable[[int, float], float]]], piece: int) -> float:
+    """Σ_m scale_m · mass_m(piece). lists: each member's scale, and how to get its mass of a piece."""
+    low = 0.0
+    for scale, mass in lists:
+        low += scale * mass(piece, 0.0)
+    return low
+
+
+def _first(masses: Mapping[int, float], most: float) -> int:
+    """The first piece with this mass: one of the first, for lists are sorted."""
+    for piece, mass in masses.items():
+        if mass == most:
+            return piece
+    raise ValueError("no piece has this mass")
 
 
 def _pooled(views: Sequence[View], weights: Sequence[float], *, estimate: bool) -> dict[int, float]:

@@ -216,19 +216,20 @@ class Pool(ABC):
         if not self._chooser.certain:
             return []
         rivals = self._rivals(views)
-        if self._rounds < self.ROUNDS and (rivals or self._loses_much(views)):
+        if self._rounds < self.ROUNDS and (among := range(len(views)) if rivals else self._losing_much(views)):
             self._rounds += 1
-            if wanted := self._lookups((self._winner, *rivals[: self.MOST_RIVALS])):
+            if wanted := self._lookups((self._winner, *rivals[: self.MOST_RIVALS]), among=among):
                 return wanted
-            self._rivals(views)  # nothing to ask, but the search may have shown that a bound was too wide
+            if any(member.narrowed for member in self.members):
+                self._rivals(views)
         return self._search(field, views, found=True) if field is not None and self._gap >= 0.0 else []
 
     def _settle_winner(self, views: Sequence[View]) -> Sequence[Lookup]:
         """The winner is certain; look it up where a member would lose much of it."""
-        if self._rounds >= self.ROUNDS or not self._loses_much(views):
+        if self._rounds >= self.ROUNDS or not (among := self._losing_much(views)):
             return ()
         self._rounds += 1
-        return self._lookups((self._winner,))
+        return self._lookups((self._winner,), among=among)
 
     def _ask_first(self, field: Field, scores: Mapping[int, float], views: Sequence[View]) -> Sequence[Lookup]:
         """Pieces that may matter whether they are listed or not: once per piece of the answer."""
@@ -286,25 +287,26 @@ class Pool(ABC):
             return [winner]  # only a piece that nobody listed could win: exact values of the winner may raise its floor
         return [piece for _, piece in rivals]
 
-    def _loses_much(self, views: Sequence[View]) -> bool:
-        """Whether a member may have so much unlisted mass on the winner that it is worth a look-up."""
-        winner, share = self._winner, self._worth
-        if winner in self._ends:
-            return False
-        return any(
-            view.unseen > share * (mass := view.masses.get(winner, 0.0)) and member.bound(winner) > share * mass
-            for member, view in zip(self.members, views, strict=True)
-        )
+    def _losing_much(self, views: Sequence[View]) -> list[int]:
+        """Places in `members` of those that may have so much unlisted mass on the winner that it is worth a look-up."""
+        winner, share, losing = self._winner, self._worth, []
+        if winner not in self._ends:
+            for place, view in enumerate(views):
+                limit = share * view.masses.get(winner, 0.0)
+                if view.unseen > limit and self.members[place].bound(winner) > limit:
+                    losing.append(place)
+        return losing
 
-    def _lookups(self, pieces: Sequence[int], most: int = MOST_ASKED) -> list[Lookup]:
+    def _lookups(
+        self, pieces: Sequence[int], most: int = MOST_ASKED, *, among: Iterable[int] | None = None
+    ) -> list[Lookup]:
+        """What has to be asked for exact values of these pieces. among: places in `members`; None: all."""
         if not self._may_ask:
             return []
         pieces = tuple(dict.fromkeys(pieces))
-        wanted = [
-            Lookup(number, member.missing(pieces, most))
-            for number, member in zip(self.numbers, self.members, strict=True)
-        ]
-        return [lookup for lookup in wanted if lookup.ids]
+        places = range(len(self.members)) if among is None else among
+        wanted = [Lookup(self.numbers[place], self.members[place].missing(pieces, most)) for place in places]
+        return [lookup for lookup in wanted if len(lookup.ids)]
 
     def _count(self) -> Certificate:
         self._pieces_said += 1

@@ -18,12 +18,14 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.types import LogProbs, TopK
+from backends.types import Ids, LogProbs, TopK
 from strategies.fusion.base import NO_PIECES, NOTHING_FOUND, Node
 from strategies.vocabulary import Continuing, Speller
 
 MOST_LISTED = 64
 """Tokens of a looked-up piece that stay listed when the group says the piece."""
+
+NO_IDS = np.array((), np.int32)
 
 FEW = 16
 """So many pieces are quicker one by one than all at once."""
@@ -65,6 +67,7 @@ class Readings:
         "_view",
         "due",
         "lost",
+        "narrowed",
         "position",
         "repaired",
         "speller",
@@ -85,18 +88,17 @@ class Readings:
         """Share of the mass dropped by the last `advance`: readings not worth a forward pass, and tokens never listed (their bound)."""
         self.repaired = False
         """Whether the last `advance` had to tokenize anew."""
+        self.narrowed = False
+        """Whether the last `missing` found a piece whose every token is listed, so that bounds are closer than they were."""
 
     def feed(self, node: Node, top: TopK) -> None:
         """Take the distribution at a due node."""
-        node.ids = ids = top.ids.tolist()
+        node.ids = top.ids.tolist()
         node.probs = probs = np.exp(top.logprobs).tolist()
-        node.nexts = nexts = list(map(self.speller.first.__getitem__, ids))
-        node.masses = masses = dict(zip(nexts, probs, strict=True))
-        if len(masses) < len(nexts):  # some tokens begin with the same piece
-            masses.clear()
-            for piece, p in zip(nexts, probs, strict=True):
-                masses[piece] = masses.get(piece, 0.0) + p
-        masses.pop(-1, None)
+        node.nexts = nexts = self.speller.first.take(top.ids).tolist()
+        node.masses = masses = _added(nexts, probs)
+        if -1 in masses:
+            del masses[-1]
         node.seen = sum(masses.values(), 0.0)
         node.outside = top.outside
         node.pmin = min(probs[-1], top.outside) if probs else top.outside
@@ -118,31 +120,46 @@ class Readings:
                 fresh, each = (0.0, 0.0) if node.at else (node.outside, node.pmin)
                 return View(node.masses, node.seen, fresh, node.outside, each)
         masses: dict[int, float] = {}
-        fresh = unseen = each = 0.0
+        seen = fresh = unseen = each = 0.0
         for node in self._nodes:
             weight = node.weight
             if masses:
+                known = masses.get
                 for piece, mass in node.masses.items():
-                    masses[piece] = masses.get(piece, 0.0) + weight * mass
+                    masses[piece] = known(piece, 0.0) + weight * mass
             else:
                 masses = {piece: weight * mass for piece, mass in node.masses.items()}
+            seen += weight * node.seen
             unseen += weight * node.outside
             if node.at == 0:
                 fresh += weight * node.outside
                 each += weight * node.pmin
-        return View(masses, sum(masses.values(), 0.0), fresh, unseen, each)
+        return View(masses, seen, fresh, unseen, each)
 
     def bound(self, piece: int) -> float:
         """Upper bound of the unlisted mass on one next piece."""
         total = 0.0
         for node in self._nodes:
-            if node.outside > 0.0 and piece not in node.resolved:
-                unlisted = self._beginning(node, piece)
+            outside = node.outside
+            if outside > 0.0 and piece not in node.resolved:
+                unlisted = self.speller.beginning[piece] if node.at == 0 else self._beginning(node, piece)
                 if piece in node.masses:
                     unlisted -= node.nexts.count(piece)
                 if unlisted > 0:
-                    total += node.weight * min(node.outside, node.pmin * unlisted)
+                    total += node.weight * min(outside, node.pmin * unlisted)
         return total
+
+    def bounds(self, pieces: Sequence[int]) -> list[float]:
+        """`bound` of each, sooner."""
+        node = self._nodes[0] if self._nodes else self.position
+        if len(self._nodes) != 1 or node.at or node.outside <= 0.0:
+            return [self.bound(piece) for piece in pieces]
+        beginning, listed, resolved = self.speller.beginning, Counter(node.nexts), node.resolved
+        outside, pmin, weight = node.outside, node.pmin, node.weight
+        return [
+            0.0 if piece in resolved else weight * min(outside, pmin * max(0, beginning[piece] - listed[piece]))
+            for piece in pieces
+        ]
 
     def _beginning(self, node: Node, piece: int) -> int:
         """At most so many tokens go on with `piece` at a node."""
@@ -150,17 +167,17 @@ class Readings:
             return self.speller.beginning[piece]
         return self.speller.count_continuing(node.said, piece, self._pieces[piece])
 
-    def missing(self, pieces: Sequence[int], most: int) -> tuple[int, ...]:
+    def missing(self, pieces: Sequence[int], most: int) -> Ids:
         """Ids whose exact values settle `pieces` at the place where the session stands; nothing can be asked of others.
 
         Of each piece all tokens that go on with it, the listed ones too, unless those are all. A piece that would bring the
         unlisted ones to more than `most` is left out.
         """
         node = self.position
-        self._asked = []
+        self._asked, self.narrowed = [], False
         if node.outside <= 0.0 or node not in self._nodes:
-            return ()
-        ids: list[int] = []
+            return NO_IDS
+        ids: list[Ids] = []
         resolved = set(node.resolved)
         counted = Counter(node.nexts).__getitem__ if len(pieces) > FEW else node.nexts.count
         for piece in pieces:
@@ -169,12 +186,13 @@ class Readings:
                 unlisted = len(found.ids) - counted(piece)
                 if unlisted == 0:
                     resolved.add(piece)
+                    self.narrowed = True
                 elif unlisted <= most:
                     most -= unlisted
-                    ids += found.ids
+                    ids.append(found.ids)
                     self._asked.append((piece, found))
         node.resolved = resolved
-        return tuple(ids)
+        return ids[0] if len(ids) == 1 else np.concatenate(ids) if ids else NO_IDS
 
     def supply(self, logprobs: LogProbs) -> None:
         """The values that `missing` asked for, at the session's place."""
@@ -182,13 +200,13 @@ class Readings:
         if view is None or view.masses is node.masses:
             view = self._view = None
         probs = np.exp(logprobs)
-        all_found, start = dict(node.found), 0
+        masses, all_found, start = node.masses, dict(node.found), 0
         for (piece, found), mass in zip(self._asked, self._sums(probs), strict=True):
             stop = start + len(found.ids)
             all_found[piece] = found, probs[start:stop]
             start = stop
-            more = mass - node.masses.get(piece, 0.0)
-            node.masses[piece] = mass
+            more = mass - masses.get(piece, 0.0)
+            masses[piece] = mass
             node.seen += more
             node.outside -= more
             if view is not None:  # other nodes' masses may be thousands: they are not merged again
@@ -213,11 +231,10 @@ class Readings:
 
     def _sums(self, probs: NDArray[np.float64]) -> list[float]:
         """Of each piece that was asked for, the sum over its tokens; there are some for all of them."""
-        lengths = [len(found.ids) for _, found in self._asked]
-        if len(lengths) <= FEW:
-            ends = list(accumulate(lengths))
-            return [float(probs[end - length : end].sum()) for length, end in zip(lengths, ends, strict=True)]
-        sums: list[float] = np.add.reduceat(probs, np.cumsum([0, *lengths[:-1]])).tolist()
+        if len(self._asked) == 1:
+            return [float(probs.sum())]
+        ends = accumulate([len(found.ids) for _, found in self._asked[:-1]])
+        sums: list[float] = np.add.reduceat(probs, [0, *ends]).tolist()
         return sums
 
     def restart(self) -> bool:
@@ -280,7 +297,7 @@ class Readings:
             tokens, probs = node.found[piece]
             if len(tokens.ids) != 1 or not tokens.complete:
                 return False
-            token, p = tokens.ids[0], float(probs[0])
+            token, p, unlisted = int(tokens.ids[0]), float(probs[0]), 0.0
         else:
             if node.nexts.count(piece) != 1:
                 return False
@@ -288,7 +305,8 @@ class Readings:
             token, p = node.ids[index], node.probs[index]
             if len(self.speller[token]) != node.at + 1:
                 return False
-        mass, unlisted = node.weight * p, self.bound(piece)
+            unlisted = self.bound(piece) if node.outside > 0.0 else 0.0
+        mass = node.weight * p
         if mass <= 0.0:
             return False
         self.lost = unlisted / (mass + unlisted) if unlisted else 0.0
@@ -300,12 +318,13 @@ class Readings:
         """Add the tokens that `piece` completes to `done`; the node goes on with those that reach beyond it, if there are any."""
         if piece in node.found:
             tokens, probs = node.found[piece]
-            complete = zip(tokens.ids[: tokens.complete], probs[: tokens.complete].tolist(), strict=True)
-            done += [Node(node, token, node.weight * p) for token, p in complete]
-            if tokens.complete == len(tokens.ids):
+            complete = tokens.complete
+            whole = zip(tokens.ids[:complete].tolist(), probs[:complete].tolist(), strict=True)
+            done += [Node(node, token, node.weight * p) for token, p in whole]
+            if complete == len(tokens.ids):
                 return False
             self._say(node, piece, said)
-            self._list(node, tokens.beyond, probs[tokens.complete :])
+            self._list(node, tokens.beyond, probs[complete:])
             return True
         going = []
         after = node.at + 1
@@ -352,10 +371,9 @@ class Readings:
         self._sum(node)
 
     def _sum(self, node: Node) -> None:
-        node.nexts = [self.speller[token][node.at] for token in node.ids]
-        node.masses = {}
-        for following, p in zip(node.nexts, node.probs, strict=True):
-            node.masses[following] = node.masses.get(following, 0.0) + p
+        spelled, at = self.speller, node.at
+        node.nexts = [spelled[token][at] for token in node.ids]
+        node.masses = _added(node.nexts, node.probs)
         node.seen = sum(node.probs, 0.0)
 
     def _settle(self, pending: list[Node], done: list[Node], unlisted: float) -> None:
@@ -390,3 +408,13 @@ class Readings:
             node = Node(node, token)
         node.start()
         self.due = [node]
+
+
+def _added(pieces: Sequence[int], probs: Sequence[float]) -> dict[int, float]:
+    """Piece → sum of its probabilities."""
+    masses = dict(zip(pieces, probs, strict=True))
+    if len(masses) < len(pieces):  # some tokens begin with the same piece
+        masses = dict.fromkeys(masses, 0.0)
+        for piece, p in zip(pieces, probs, strict=True):
+            masses[piece] += p
+    return masses

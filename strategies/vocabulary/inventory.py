@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.types import Vocabulary
+from backends.types import Ids, Vocabulary
 from strategies.vocabulary.shelf import shelf
 from strategies.vocabulary.table import WORTH_KEEPING, Table, digest_of, forget_tables, table_of
 
@@ -143,12 +143,12 @@ def distinct(vocabularies: Sequence[Vocabulary]) -> list[Vocabulary]:
 class Continuing:
     """All tokens of one vocabulary whose spelling begins with certain pieces.
 
-    ids: in byte order, so the first `complete` of them are those that the pieces spell whole. beyond: the others, int32.
+    ids: in byte order, so the first `complete` of them are those that the pieces spell whole. beyond: the others.
     """
 
-    ids: tuple[int, ...]
+    ids: Ids
     complete: int
-    beyond: NDArray[np.int32]
+    beyond: Ids
 
 
 class Speller(dict[int, tuple[int, ...]]):
@@ -170,10 +170,11 @@ class Speller(dict[int, tuple[int, ...]]):
         self._counts: dict[tuple[bytes, int], int] = {}
         self._continuing: dict[tuple[int, ...], Continuing] = {}
         self._sorted = None if index is None else (table.ids, index[2])
-        self.beginning = _Beginnings(self, pieces)
-        """piece → how many tokens begin with its bytes: `count_continuing` where nothing was said."""
-        self.first = _Firsts(self)
-        """token id → the first piece of its spelling, -1 if it is empty."""
+        firsts = None if self._sorted is None else self._sorted[1]
+        self.beginning = _Beginnings(firsts, len(pieces), len(table.vocabulary.end_ids))
+        """piece → how many tokens' spellings begin with it: `len(continuing(…))` where nothing was said."""
+        self.first = _first_of_each(table, self._sorted)
+        """token id → the first piece of its spelling, -1 if it is empty; int32 [vocabulary size]."""
 
     @property
     def same(self) -> bool:
@@ -217,7 +218,8 @@ class Speller(dict[int, tuple[int, ...]]):
             length, complete = len(wanted), 0
             while complete < len(ids) and len(self[ids[complete]]) == length:
                 complete += 1
-            found = self._continuing[wanted] = Continuing(tuple(ids), complete, np.array(ids[complete:], np.int32))
+            array = np.array(ids, np.int32)
+            found = self._continuing[wanted] = Continuing(array, complete, array[complete:])
         return found
 
     def _going_on(self, said: bytes, wanted: tuple[int, ...], text: bytes) -> list[int]:
@@ -274,31 +276,31 @@ def _first_pieces(table: Table, texts: Sequence[bytes]) -> NDArray[np.int32]:
 class _Beginnings(dict[int, int]):
     """Counts; fills itself as the speller does."""
 
-    __slots__ = ("_pieces", "_speller")
+    __slots__ = ("_counts", "_ends")
 
-    def __init__(self, speller: Speller, pieces: Sequence[bytes]) -> None:
+    def __init__(self, firsts: NDArray[np.int32] | None, pieces: int, ends: int) -> None:
+        """firsts: the first piece of every text token, None where pieces are tokens. ends: how many tokens end the text."""
         super().__init__()
-        self._speller = speller
-        self._pieces = pieces
+        self._counts = None if firsts is None else np.bincount(firsts, minlength=pieces)
+        self._ends = ends
 
     def __missing__(self, piece: int) -> int:
-        self[piece] = count = self._speller.count_continuing(b"", piece, self._pieces[piece])
+        if self._counts is None:
+            count = 1
+        else:
+            count = self._ends if piece == END else int(self._counts[piece])
+        self[piece] = count
         return count
 
 
-class _Firsts(dict[int, int]):
-    """First pieces; fills itself as the speller does."""
-
-    __slots__ = ("_speller",)
-
-    def __init__(self, speller: Speller) -> None:
-        super().__init__()
-        self._speller = speller
-
-    def __missing__(self, token: int) -> int:
-        spelling = self._speller[token]
-        first = self[token] = spelling[0] if spelling else -1
-        return first
+def _first_of_each(table: Table, found: tuple[Ids, Ids] | None) -> Ids:
+    """found: what `_first_pieces` gave; None where pieces are tokens."""
+    if found is None:
+        return np.arange(len(table.vocabulary), dtype=np.int32)
+    first = np.full(len(table.vocabulary), -1, np.int32)
+    first[found[0]] = found[1]
+    first[list(table.vocabulary.end_ids)] = END
+    return first
 
 
 KEPT = 8

@@ -124,6 +124,25 @@ def test_most_steps_are_certain(name: str) -> None:
     assert certain > 0.9 * pieces
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**9), k=st.integers(1, 8), same=st.booleans())
+def test_the_quick_ways_find_what_the_plain_ones_find(seed: int, k: int, same: bool) -> None:
+    """Bounds and leads of many pieces at once are those of each."""
+    pool, models, inventory = make("linear", seed, same=same, guided=False, shaped=False)
+    pieces = [i for i, text in enumerate(inventory.pieces) if set(text) <= set(ALPHABET)]
+    driver = Driver(pool, models, k)
+    for _ in range(8):
+        driver.ready()
+        views = [member.view() for member in pool.members]
+        for member in pool.members:
+            assert member.bounds(pieces) == [member.bound(piece) for piece in pieces]
+        pool.floor = pool.low(pool._winner, views)
+        plain = [pool.ahead(1.0, pool._winner, 1.0, piece, views) for piece in pieces]
+        assert pool._all_ahead(pieces, views) == pytest.approx(plain, rel=1e-12, abs=1e-15)
+        if pool.commit().end:
+            break
+
+
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**9), k=st.integers(1, 6), share=st.sampled_from((0.02, 0.2, 0.9)))
 def test_one_model_under_a_guide_is_its_likeliest_allowed_token(seed: int, k: int, share: float) -> None:

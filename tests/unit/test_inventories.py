@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from concurrent.futures import ThreadPoolExecutor
 
 from backends.types import Vocabulary
+from strategies.fusion.testing import vocabulary as random_vocabulary
 from strategies.vocabulary import Inventory, Table, forget_inventories, inventory_of
 from strategies.vocabulary import inventory as module
 
@@ -44,6 +46,24 @@ def test_sets_are_remembered_up_to_a_number_and_built_once_by_many() -> None:
     with ThreadPoolExecutor(8) as pool:
         found: list[Inventory] = list(pool.map(lambda _: inventory_of((A, B)), range(32)))
     assert len({id(inventory.pieces) for inventory in found}) == 1
+
+
+def test_first_pieces_and_how_many_tokens_begin_with_each() -> None:
+    """What is worked out for all tokens at once is what spelling each one gives."""
+    for seed in range(20):
+        rng = random.Random(seed)
+        inventory = inventory_of(tuple(random_vocabulary(rng, rng.randint(4, 20)) for _ in range(3)))
+        for speller in inventory.spellers:
+            spelled = [speller[token] for token in range(len(speller.table.vocabulary))]
+            assert speller.first.tolist() == [pieces[0] if pieces else -1 for pieces in spelled]
+            for piece, text in enumerate(inventory.pieces):
+                found = speller.continuing(b"", (), piece, text)
+                assert speller.beginning[piece] == len(found.ids) == sum(p[:1] == (piece,) for p in spelled)
+                assert [spelled[token] for token in found.ids[: found.complete]] == [(piece,)] * found.complete
+                assert all(len(spelled[token]) > 1 for token in found.beyond)
+    alone = inventory_of((A,))
+    assert alone.spellers[0].first.tolist() == list(range(len(A)))
+    assert [alone.spellers[0].beginning[piece] for piece in range(len(A))] == [1] * len(A)
 
 
 def test_a_table_is_in_byte_order_and_gives_every_id() -> None:
