@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
-for folder in (TESTS / "support", TESTS / "contract"):
+for folder in (TESTS / "support", TESTS / "contract", TESTS / "e2e"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
