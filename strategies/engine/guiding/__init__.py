@@ -13,7 +13,9 @@ Invariants. Every text of pieces that a guide allowed and ended is matched by th
 be said, however it is cut into pieces: nothing is forced that the grammar does not force.
 
 Cost. A tokenizer is built once per inventory and kept: 0.1 s for 38 thousand pieces, 0.4 s for 152 thousand, 1.1 s for 262 thousand, and up
-to 40 MB. A grammar takes 1–2 ms. A mask takes 0.02–0.1 ms for 38 thousand pieces, 0.05–0.3 ms for 152 thousand.
+to 40 MB. It holds Python up meanwhile, so those of aliases and models are built while models load (`strategies.engine.warming`); that of
+another wiring when it is first asked for a form. A grammar takes 1–2 ms. A mask takes 0.02–0.1 ms for 38 thousand pieces, 0.05–0.3 ms for
+152 thousand.
 
 What strangers send is bounded before the library sees it (`bounds`): its compiler recurses.
 """
