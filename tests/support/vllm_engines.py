@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +29,14 @@ READY = ROOT / ".venv-vllm" / ".ready"
 SKIP = ROOT / ".venv-vllm" / ".skip"
 START = 600.0
 """Seconds that an engine may take to be up: one that can't be, ends by itself long before."""
+PATIENT = {
+    "connect_timeout": 60.0,
+    "first_byte_timeout": 600.0,
+    "chunk_timeout": 600.0,
+    "step_timeout": 600.0,
+    "heartbeat": 60.0,
+}
+"""Settings of a backend for machines that are busy."""
 
 
 def why_not(*models: str) -> str | None:
@@ -57,7 +65,7 @@ class Engine:
 
     core: the processor core that it computes on: engines that share cores wait for each other's spinning threads.
     extension=False: vLLM as it is, without anything of ours. rewinds=False: without the extension's scheduler. paths: folders for
-    PYTHONPATH. args: more of vLLM's arguments.
+    PYTHONPATH. args: more of vLLM's arguments. environment: more of its environment.
     """
 
     def __init__(
@@ -70,6 +78,7 @@ class Engine:
         rewinds: bool = True,
         paths: Sequence[Path] = (),
         args: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.model = model
         self.port = _free_port()
@@ -80,6 +89,7 @@ class Engine:
         self._rewinds = rewinds
         self._paths = [str(path) for path in paths]
         self._args = list(args)
+        self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -108,6 +118,7 @@ class Engine:
             "VLLM_PLUGINS": "modelnet" if self._extension else "",
             "MODELNET_QUEUE": "4",
             "PYTHONPATH": os.pathsep.join(self._paths),
+            **self._environment,
         }
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -168,7 +179,7 @@ class Engine:
     def _call(self, path: str, body: bytes | None) -> bytes:
         headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, headers)
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=600) as answer:  # noqa: S310
             return bytes(answer.read())
 
     def tail(self) -> str:

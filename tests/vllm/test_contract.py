@@ -11,7 +11,7 @@ from contract_cases import Knobs, Running
 from test_sessions import *  # noqa: F403
 from test_sessions import K, same
 from test_streams import *  # noqa: F403
-from vllm_engines import KEY, Engine
+from vllm_engines import KEY, PATIENT, Engine
 
 from backends.errors import ContextTooLong
 from backends.types import Message
@@ -37,7 +37,12 @@ class VLLMCase:
     @asynccontextmanager
     async def run(self, name: str, knobs: Knobs) -> AsyncIterator[Running]:
         settings = VLLMSettings(
-            urls=(self.engine.url,), model=self.engine.model, api_key=KEY, seats=knobs.seats, queue=knobs.queue
+            urls=(self.engine.url,),
+            model=self.engine.model,
+            api_key=KEY,
+            seats=knobs.seats,
+            queue=knobs.queue,
+            **PATIENT,
         )
         backend = VLLMBackend(name, settings)
         await backend.start()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vllm_engines import KEY, Engine
+from vllm_engines import KEY, PATIENT, Engine
 
 from backends.catalog import Catalog, Entry
 from backends.protocol import Session
@@ -52,7 +52,7 @@ K = 20
 
 
 def backend_of(engine: Engine, **settings: Any) -> VLLMBackend:
-    return VLLMBackend(engine.model, VLLMSettings(urls=(engine.url,), api_key=KEY, **settings))
+    return VLLMBackend(engine.model, VLLMSettings(urls=(engine.url,), api_key=KEY, **{**PATIENT, **settings}))
 
 
 def decode(engine: Engine, prompt: str) -> tuple[list[int], list[dict[int, float]]]:

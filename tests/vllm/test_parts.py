@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import numpy as np
 import pytest
-from vllm_engines import KEY, Engine
+from vllm_engines import KEY, PATIENT, Engine
 
 from backends.catalog import Catalog, Entry
 from backends.errors import CapabilityMissing
@@ -29,7 +29,7 @@ LONG = (Message("user", " ".join(f"{n} squared is {n * n};" for n in range(90)) 
 
 
 def backend_of(engine: Engine) -> VLLMBackend:
-    return VLLMBackend(engine.model, VLLMSettings(urls=(engine.url,), api_key=KEY))
+    return VLLMBackend(engine.model, VLLMSettings(urls=(engine.url,), api_key=KEY, **PATIENT))
 
 
 def own_answer(engine: Engine, tokens: int) -> list[tuple[int, list[float]]]:
