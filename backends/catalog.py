@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from backends.passtimes import PassTimes
 from backends.protocol import TextBackend, TokenBackend
 
 
@@ -19,6 +20,7 @@ class Entry:
     why_not_fused: None if the backend opens token sessions, else the reason, to be shown to whoever wires it in a group.
     native: whether its own server honours OpenAI's tools, response_format, logprobs and logit_bias: request fields are then passed to
         it as they came. Where not, we honour them ourselves, over a token session.
+    times: how long passes of its token sessions take, learned from them.
     reasoning: the pair of marks around text that is cut before an answer is handed on, e.g. ("<think>", "</think>").
     """
 
@@ -29,6 +31,7 @@ class Entry:
     seats: int | None = None
     native: bool = False
     opening: anyio.Lock = field(default_factory=anyio.Lock, compare=False, repr=False)
+    times: PassTimes = field(default_factory=PassTimes, compare=False, repr=False)
 
     def token_backend(self) -> TokenBackend | None:
         """The backend as one that opens sessions, if it does."""

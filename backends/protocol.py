@@ -69,6 +69,24 @@ class WideningSession(Session, Protocol):
 
 
 @runtime_checkable
+class DraftingSession(Session, Protocol):
+    """A session that scores a draft in one pass, and keeps what it found behind every id of it until the next call that moves it."""
+
+    @property
+    def draft_noise(self) -> float | None:
+        """How far a likely token's log-probability (nats) in a scored draft may be from that of single steps. 0.0: equal to the last
+        bit, there and in all steps behind it. None: a draft takes as many passes as it has ids, so nothing is gained by one."""
+        ...
+
+    async def recall(self, back: int, ids: SomeIds) -> LogProbs:
+        """As `lookup`, but `back` ids before the end of the draft just scored (1 <= back < its length), from the same pass.
+
+        Raises CapabilityMissing where that is not kept, RuntimeError where the session has moved since.
+        """
+        ...
+
+
+@runtime_checkable
 class TextBackend(Protocol):
     """Streams text."""
 

@@ -191,6 +191,7 @@ class Runtime:
             on_member_failure=alias.on_member_failure or limits.on_member_failure,
             member_seconds=alias.member_seconds or limits.member_seconds,
             top_k=limits.top_k,
+            drafts=asked.drafts or alias.drafts or limits.drafts,
             reruns=self.settings.resilience.retries.stages,
             may_rerun=self.guards.may_rerun,
         )

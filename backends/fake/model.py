@@ -189,6 +189,16 @@ def cut(probabilities: Probabilities, k: int) -> TopK:
     return TopK(order[:k], logs(probabilities[order[:k]]), outside)
 
 
+def noisy(probabilities: Probabilities, nats: float, ids: Sequence[int]) -> Probabilities:
+    """As a pass over several tokens may give them: every logarithm off by up to `nats` / 2, pseudo-randomly by history, so that two of
+    them are off by `nats` from each other at most."""
+    data = np.asarray(ids, dtype="<i4").tobytes()
+    key = int.from_bytes(hashlib.blake2b(data, digest_size=16, key=b"noise").digest(), "little")
+    uniform = (np.random.Philox(key=key).random_raw(len(probabilities)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    weights = probabilities * np.exp((uniform - 0.5) * nats)
+    return np.asarray(weights / weights.sum(), dtype=np.float64)
+
+
 def logs(probabilities: Probabilities) -> LogProbs:
     """Natural logarithms; of 0, minus infinity."""
     with np.errstate(divide="ignore"):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from backends.errors import CapabilityMissing, ContextTooLong, SessionClosed
-from backends.fake.model import FakeModel, Probabilities, cut, logs
+from backends.fake.model import FakeModel, Probabilities, cut, logs, noisy
 from backends.fake.settings import FakeSettings
 from backends.types import LogProbs, SomeIds, TopK
 
@@ -40,6 +40,7 @@ class FakeSession:
         self._freed = freed
         self._passes = 0
         self._here: Probabilities | None = None
+        self._scored: list[Probabilities] = []
         self._closed = False
         self._busy = False
 
@@ -68,8 +69,23 @@ class FakeSession:
         with self._call():
             before = len(self._ids)
             await self._pass(draft)
-            earlier = [cut(self._model.distribution(self._ids[: before + n]), self._k) for n in range(1, len(draft))]
-            return [*earlier, self._look()]
+            rows = [self._model.distribution(self._ids[: before + n]) for n in range(1, len(draft) + 1)]
+            if noise := self._settings.draft_noise:
+                rows = [noisy(row, noise, self._ids[: before + n]) for n, row in enumerate(rows, start=1)]
+            self._scored, self._here = rows, rows[-1]
+            return [cut(row, self._k) for row in rows]
+
+    @property
+    def draft_noise(self) -> float | None:
+        return self._settings.draft_noise
+
+    async def recall(self, back: int, ids: SomeIds) -> LogProbs:
+        with self._call():
+            if not self._settings.lookup or not self._settings.recall:
+                raise CapabilityMissing(self._name, f"Model {self._name!r} can't look up single tokens of a draft.")
+            if not 1 <= back < len(self._scored):
+                raise RuntimeError("recall is for the places of a draft just scored, but the last")
+            return logs(self._scored[-1 - back][np.asarray(ids, dtype=np.int64)])
 
     async def lookup(self, ids: SomeIds) -> LogProbs:
         with self._call():
@@ -84,7 +100,7 @@ class FakeSession:
             if not 0 <= n <= len(self._ids) - self._prompt:
                 raise ValueError(f"can't drop {n} of {len(self._ids) - self._prompt} appended ids")
             del self._ids[len(self._ids) - n :]
-            self._here = None
+            self._here, self._scored = None, []
 
     async def close(self) -> None:
         if not self._closed:
@@ -114,7 +130,7 @@ class FakeSession:
             raise SessionClosed(self._name, "The session was closed meanwhile.")
         self._passes += 1
         self._ids += new
-        self._here = self._model.distribution(self._ids)
+        self._here, self._scored = self._model.distribution(self._ids), []
 
     def _look(self) -> TopK:
         assert self._here is not None

@@ -79,6 +79,8 @@ class FakeSettings:
     seats: streams and sessions at once (None: no limit). queue: how many more may wait.
     sessions: False makes it a model that only streams text. lookup: False makes `lookup` raise CapabilityMissing.
     max_k: most tokens that a TopK lists, as servers limit it; None: no limit.
+    draft_noise: how far a scored draft is off (nats, `Session` says of what); None: none of its callers should draft. recall: False makes
+        `recall` raise CapabilityMissing.
     """
 
     answer: str = "{name}: {last}"
@@ -98,12 +100,16 @@ class FakeSettings:
     sessions: bool = True
     lookup: bool = True
     max_k: int | None = None
+    draft_noise: float | None = 0.0
+    recall: bool = True
     faults: tuple[Fault, ...] = ()
 
     def __post_init__(self) -> None:
         _one_of("split", self.split, ("token", "character", "word", "whole"))
         if not 0 <= self.confidence < 1:
             raise ValueError("confidence must be at least 0 and below 1")
+        if self.draft_noise is not None and self.draft_noise < 0:
+            raise ValueError("draft_noise can't be negative")
         if self.first_delay < 0 or self.delay < 0:
             raise ValueError("a delay can't be negative")
 

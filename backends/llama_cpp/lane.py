@@ -37,6 +37,7 @@ class Lane:
         self._broken: BackendError | None = None
         self._stale = False  # the cache may hold more than `_tokens`
         self._last: Any = None  # what was read behind the last token; None: nothing yet, or rewound
+        self._rows: list[Any] = []  # what the last append read, if nothing was rewound since
         self._pending: asyncio.Future[list[Any] | Exception] | None = self._post(0, 1, singly=False)
 
     @property
@@ -49,6 +50,12 @@ class Lane:
         """What was read at the current position, or None."""
         self.check()
         return self._last
+
+    @property
+    def rows(self) -> list[Any]:
+        """What was read behind each of the tokens appended last, as far as it was asked for; nothing after a rewind."""
+        self.check()
+        return self._rows
 
     def read_by(self, read: Read) -> None:
         """Make something else of the rows that are asked for from now on."""
@@ -94,13 +101,13 @@ class Lane:
         if n:
             del self._tokens[-n:]
             self._stale = True
-            self._last = None
+            self._last, self._rows = None, []
 
     def close(self) -> None:
         """Empty the sequence; its number may be given to another at once, for posts keep their order. Idempotent."""
         if not self.closed:
             self.closed = True
-            self._last = None
+            self._last, self._rows = None, []
             self._worker.free(self._sequence)
 
     def _post(self, start: int, rows: int, *, singly: bool) -> asyncio.Future[list[Any] | Exception]:
@@ -128,7 +135,7 @@ class Lane:
         self.check()  # closed by another task meanwhile
         if isinstance(outcome, Exception):
             raise self._break(outcome) from outcome
-        self._last = outcome[-1]
+        self._last, self._rows = outcome[-1], outcome
         return outcome
 
     def _break(self, error: Exception) -> BackendError:

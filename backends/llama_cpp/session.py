@@ -11,6 +11,9 @@ from backends.llama_cpp.logits import Logits, Row
 from backends.llama_cpp.worker import Read
 from backends.types import LogProbs, SomeIds, TopK
 
+DRAFT_NOISE = 0.5
+"""As `DraftingSession.draft_noise` says it, measured with weights of 4 bits."""
+
 Seen = tuple[TopK, Row]
 
 
@@ -59,17 +62,31 @@ class LlamaCppSession:
             raise ValueError("a draft has at least one id")
         return [top for top, _row in await self._lane.append(draft, rows=len(draft), singly=len(draft) == 1)]
 
+    @property
+    def draft_noise(self) -> float | None:
+        return DRAFT_NOISE
+
     async def lookup(self, ids: SomeIds) -> LogProbs:
         seen: Seen | None = self._lane.last
         if seen is None:
             raise ValueError("there is nothing to look up before a step, or between a rewind and the next step")
-        wanted = np.asarray(ids, np.int32)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(seen[1].logits):
-            raise ValueError(f"ids must be in 0..{len(seen[1].logits) - 1}")
-        return seen[1].logprobs(wanted)
+        return _values(seen, ids)
+
+    async def recall(self, back: int, ids: SomeIds) -> LogProbs:
+        rows: Sequence[Seen] = self._lane.rows
+        if not 1 <= back < len(rows):
+            raise RuntimeError("recall is for the places of a draft just scored, but the last")
+        return _values(rows[-1 - back], ids)
 
     async def rewind(self, n: int) -> None:
         self._lane.rewind(n)
 
     async def close(self) -> None:
         self._leave()
+
+
+def _values(seen: Seen, ids: SomeIds) -> LogProbs:
+    wanted, size = np.asarray(ids, np.int32), len(seen[1].logits)
+    if wanted.size and not 0 <= wanted.min() <= wanted.max() < size:
+        raise ValueError(f"ids must be in 0..{size - 1}")
+    return seen[1].logprobs(wanted)

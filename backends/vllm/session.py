@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from backends.errors import BackendError, SessionClosed
+from backends.errors import BackendError, CapabilityMissing, SessionClosed
 from backends.types import LogProbs, SomeIds, TopK
 from backends.vllm import frames
 from backends.vllm.connection import Connection
@@ -19,7 +19,7 @@ SEEN = 256
 class VLLMSession:
     """See `backends.protocol.Session`. After a call that was cancelled, only `close` is left.
 
-    times: seconds for the first step and for every other. freed: called once, when the session is closed.
+    times: seconds for the first step and for every other. freed: called once, when the session is closed. noise: of a scored draft.
     """
 
     def __init__(
@@ -30,6 +30,7 @@ class VLLMSession:
         prompt_tokens: int,
         times: tuple[float, float],
         freed: Callable[[], None],
+        noise: float | None = None,
     ) -> None:
         self._name = name
         self._connection = connection
@@ -37,6 +38,7 @@ class VLLMSession:
         self._prompt = prompt_tokens
         self._timeout, self._next_timeout = times
         self._freed = freed
+        self._noise = noise
         self._appended = 0
         self._drop = 0  # ids rewound here and still there in the server
         self._here: TopK | None = None
@@ -65,6 +67,13 @@ class VLLMSession:
         if not len(draft):
             raise ValueError("a draft has at least one id")
         return await self._move(frames.Score, draft)
+
+    @property
+    def draft_noise(self) -> float | None:
+        return self._noise
+
+    async def recall(self, back: int, ids: SomeIds) -> LogProbs:
+        raise CapabilityMissing(self._name, "The server keeps the values of a draft's last place only.")
 
     async def lookup(self, ids: SomeIds) -> LogProbs:
         """From the last TopK where it lists them all, else from the server's row at this position."""

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from backends.openai_http.settings import OpenAIHTTPSettings
 
+DRAFT_NOISE = 0.4
+"""Nats: measured with bfloat16 weights."""
+
 
 @dataclass(frozen=True, slots=True)
 class VLLMSettings:
@@ -21,6 +24,8 @@ class VLLMSettings:
     sessions: "auto": open token sessions if the servers have the extension; "on": they must; "off": text only.
     heartbeat: seconds between signs of life on a connection; three missed ones end it, on either side.
     step_timeout: seconds for one step of a session; its first one, which reads the prompt, has `first_byte_timeout`.
+    draft_noise: what its sessions say of scored drafts (nats, `protocol.DraftingSession`); None: they are sent none. 0.0 is true of
+        engines whose results do not depend on what else is in a batch.
     retry: seconds for which a server that could not be reached is left out; doubles up to `retry_most`.
     """
 
@@ -40,6 +45,7 @@ class VLLMSettings:
     sessions: Literal["auto", "on", "off"] = "auto"
     heartbeat: float = 10.0
     step_timeout: float = 60.0
+    draft_noise: float | None = DRAFT_NOISE
     retry: float = 1.0
     retry_most: float = 30.0
 
@@ -52,6 +58,8 @@ class VLLMSettings:
             raise ValueError('sessions must be "auto", "on" or "off"')
         if min(self.heartbeat, self.step_timeout, self.retry, self.retry_most) <= 0:
             raise ValueError("a time must be positive")
+        if self.draft_noise is not None and self.draft_noise < 0:
+            raise ValueError("draft_noise can't be negative")
         for url in self.urls:
             self.text(url)  # checks the rest
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 
 from backends.errors import BackendError, BackendTimeout, CapabilityMissing
-from backends.protocol import Session, WideningSession
+from backends.protocol import DraftingSession, Session, WideningSession
 from backends.types import LogProbs, SomeIds, TextEnd, TextEvent, TopK, Usage
 from backends.wrappers.guard import Guard
 from backends.wrappers.watcher import Call, Use
@@ -209,6 +209,22 @@ class GuardedSession:
             return await self._session.lookup(ids)
         except CapabilityMissing:
             raise  # some servers can't, and callers do without
+        except BackendError as error:
+            self._passage.erred(error)
+            raise
+
+    @property
+    def draft_noise(self) -> float | None:
+        return self._session.draft_noise if isinstance(self._session, DraftingSession) else None
+
+    async def recall(self, back: int, ids: SomeIds) -> LogProbs:
+        if not isinstance(self._session, DraftingSession):
+            raise CapabilityMissing(self._passage.name, f"Model {self._passage.name!r} keeps nothing of a draft.")
+        self._passage.resume()
+        try:
+            return await self._session.recall(back, ids)
+        except CapabilityMissing:
+            raise  # as in `lookup`
         except BackendError as error:
             self._passage.erred(error)
             raise

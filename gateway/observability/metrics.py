@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Info, ProcessCollector
@@ -64,6 +65,12 @@ class Metrics:
         )
         self._lost = Counter(
             "modelnet_fused_lost_mass", "Probability mass of dropped readings.", registry=self.registry
+        )
+        self._drafts = Counter(
+            "modelnet_fused_drafts",
+            "Reading ahead: tokens proposed and accepted, passes over drafts, steps spared, passes settled singly.",
+            ["what"],
+            registry=self.registry,
         )
         self._passes = Counter("modelnet_fused_passes", "Forward passes of group members.", registry=self.registry)
         self._widened = Counter(
@@ -133,6 +140,9 @@ class Metrics:
             self._lost.inc(max(0.0, meters.lost_mass))
             self._passes.inc(meters.passes)
             self._widened.inc(meters.widened)
+        if (drafts := report.drafts) is not None:
+            for what, count in asdict(drafts).items():
+                self._drafts.labels(what).inc(count)
 
     def spent(self, model: str, usage: Usage) -> None:
         """A model has read and written that much."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr
 
+from backends.vllm.settings import DRAFT_NOISE
 from gateway.settings import operations
 from gateway.settings.base import Count, Name, Seconds, Strict
 from gateway.settings.resilience import Resilience, Shedding, Tracing
@@ -120,6 +121,10 @@ class VLLMModel(ServerModel):
     )
     heartbeat: Seconds = Field(default=10.0, description="Seconds between signs of life; three missed ones end it.")
     step_timeout: Seconds = Field(default=60.0, description="Seconds for one step of a session.")
+    draft_noise: Annotated[float, Field(ge=0, le=10)] | None = Field(
+        default=DRAFT_NOISE,
+        description="How far (nats) a scored draft is from single steps: 0 for engines whose results do not depend on the batch.",
+    )
     retry: Seconds = Field(default=1.0, description="Seconds for which an unreachable server is left out; doubles.")
     retry_most: Seconds = Field(default=30.0, description="The most that it doubles to, seconds.")
 
@@ -184,6 +189,12 @@ class FakeModel(AnyModel):
     sessions: bool = Field(default=True, description="Whether it can be a member of a group.")
     lookup: bool = Field(default=True, description="Whether its sessions can look up single tokens.")
     max_k: Count | None = Field(default=None, description="Most tokens that its sessions list; null: no limit.")
+    draft_noise: Annotated[float, Field(ge=0, le=10)] | None = Field(
+        default=0.0, description="How far (nats) a scored draft is from single steps; null: it is not to be sent any."
+    )
+    recall: bool = Field(
+        default=True, description="Whether its sessions keep what was found at every place of a draft."
+    )
     faults: list[FakeFault] = Field(default_factory=list, description="How it fails.")
 
 
@@ -209,6 +220,10 @@ class Alias(Strict):
         default=None,
         description="A member of a group that takes longer for a step is late; for its first step it has ten times as long.",
     )
+    drafts: Literal["off", "auto", "on"] | None = Field(
+        default=None,
+        description="Whether groups read ahead and verify: never, where it pays, or wherever there is a guess.",
+    )
     stage_max_tokens: Count | None = Field(default=None, description="Tokens of each stage but the last.")
     max_tokens: Count | None = Field(default=None, description="Tokens of the answer where the request names none.")
 
@@ -228,6 +243,10 @@ class Limits(Strict):
     )
     top_k: Annotated[int, Field(ge=1, le=1024)] = Field(
         default=64, description="Tokens that each member of a group lists per step."
+    )
+    drafts: Literal["off", "auto", "on"] = Field(
+        default="auto",
+        description="Whether groups read ahead and verify, where neither request nor alias says: off, auto (where it pays), on.",
     )
     on_member_failure: Literal["fail", "drop"] = Field(
         default="fail",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 from backends.types import Message, Sampling
 from gateway.abilities import NOTHING, Asked
@@ -21,6 +21,7 @@ from gateway.wire.formats import Format, decode_format
 from gateway.wire.messages import decode_messages
 from gateway.wire.sampling import decode_sampling, foreign_sampling
 from gateway.wire.tools import AskedTools, decode_tools
+from strategies.engine import Drafting
 
 MAX_TOP_LOGPROBS = 20
 
@@ -38,7 +39,7 @@ _OWN_FIELD = "The last model's own server writes the answer: ask it in a field o
 SHORTEST, LONGEST = 0.001, 86_400.0
 """Seconds that a client may give a request; what it may take is the configuration's."""
 
-_EXTENSION = ("stages", "fuser", "record", "constraint", "arm", "prompts", "stage_max_tokens", "timeout")
+_EXTENSION = ("stages", "fuser", "record", "constraint", "arm", "prompts", "stage_max_tokens", "drafts", "timeout")
 """What a request may say under `modelnet`."""
 
 
@@ -104,8 +105,9 @@ def chat_request(fields: Fields, limits: RequestLimits) -> ChatRequest:
     asked = _asked(fields, extension, tools, decode_format(fields, extension))
     prompts = string(extension, "prompts", "modelnet.prompts")
     stage_max_tokens = integer(extension, "stage_max_tokens", 1, limits.max_tokens, "modelnet.stage_max_tokens")
-    if prompts or stage_max_tokens:
-        asked = replace(asked, prompts=prompts, stage_max_tokens=stage_max_tokens)
+    drafts = _drafts(extension)
+    if prompts or stage_max_tokens or drafts:
+        asked = replace(asked, prompts=prompts, stage_max_tokens=stage_max_tokens, drafts=drafts)
     if media or foreign:
         only_single = {media: "Only text can be read by this wiring."} if media else {}
         asked = replace(asked, only_single=only_single, only_native={**asked.only_native, **foreign})
@@ -123,6 +125,17 @@ def chat_request(fields: Fields, limits: RequestLimits) -> ChatRequest:
         arm=string(extension, "arm", "modelnet.arm"),
         timeout=number(extension, "timeout", SHORTEST, LONGEST, "modelnet.timeout"),
     )
+
+
+def _drafts(extension: Fields) -> Drafting | None:
+    asked = string(extension, "drafts", "modelnet.drafts")
+    if asked is None:
+        return None
+    for known in get_args(Drafting):
+        if asked == known:
+            drafts: Drafting = known
+            return drafts
+    raise bad_request(f"modelnet.drafts can be {', '.join(get_args(Drafting))}.", "modelnet.drafts")
 
 
 def _include_usage(fields: Fields) -> bool:

@@ -64,6 +64,8 @@ def _stage_value(choice: int, report: StageReport) -> dict[str, Any]:
         }
         if report.waited is not None and report.own is not None:
             value["fusion"] |= {"waiting_seconds": round(report.waited, 6), "own_seconds": round(report.own, 6)}
+        if report.drafts is not None:
+            value["fusion"]["drafts"] = asdict(report.drafts)
     if report.dropped:
         value["dropped"] = [asdict(dropped) for dropped in report.dropped]
     return value

@@ -39,12 +39,27 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftReport:
+    """What reading ahead came to in a group's stage; tokens are the members' own, of all members together.
+
+    proposed: tokens read ahead. accepted: those of them that were then said. passes: times that the group read ahead. spared: rounds of
+    steps that took no pass. settled: passes made again, singly, where a draft's own distribution was not good enough.
+    """
+
+    proposed: int = 0
+    accepted: int = 0
+    passes: int = 0
+    spared: int = 0
+    settled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StageReport:
     """A finished stage. seconds: from its start to its last token; first_token: to its first (None if it wrote nothing).
 
     dropped: members that left on the way, in the order in which they did; from then on the others' weights were scaled to one.
     waited: of a group, seconds in which it waited for its members (their forward passes, and the way there and back); own: seconds of
-    its steps in which it did not: choosing, committing, handing on.
+    its steps in which it did not: choosing, committing, handing on. drafts: of a group that may read ahead.
     """
 
     stage: int
@@ -56,6 +71,7 @@ class StageReport:
     dropped: tuple[Dropped, ...] = ()
     waited: float | None = None
     own: float | None = None
+    drafts: DraftReport | None = None
 
     @property
     def usage(self) -> Usage:

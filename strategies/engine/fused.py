@@ -15,11 +15,12 @@ from backends.raw import raw_ids
 from backends.textout import TextOut
 from backends.types import Sampling, TokenLogprob, Usage, Vocabulary
 from strategies.engine import guiding
+from strategies.engine.drafting import Ahead, Copier, Drafts, Pace
 from strategies.engine.events import BranchReport, Delta, Dropped, MemberDropped, Recorded, StageReport
 from strategies.engine.group import Group, dropped
 from strategies.engine.stages import Clock, Job
 from strategies.engine.tokens import Said, TokensOut
-from strategies.fusion import Commit, Tell, chooser_for, fuser_of
+from strategies.fusion import Chooser, Commit, Fuser, Guide, Tell, chooser_for, fuser_of
 from strategies.planning.plan import Branch, FusedStage
 from strategies.vocabulary import inventory_of
 
@@ -32,9 +33,10 @@ async def run_fused(stage: FusedStage, job: Job) -> tuple[str, StageReport]:
         group = await _gather(stack, members, gone, job)
         writer = _Writer(job, clock, [*sampling.stop, *_turn_stops(stage, job)], len(stage.branches))
         reason, began = "length", clock.seconds()
-        while sampling.max_tokens is None or group.pieces < sampling.max_tokens:
+        most = sampling.max_tokens
+        while most is None or group.pieces < most:
             try:
-                await group.advance()
+                await group.advance(None if most is None else most - group.pieces)
             except ContextTooLong:
                 if not group.pieces:
                     raise
@@ -47,6 +49,7 @@ async def run_fused(stage: FusedStage, job: Job) -> tuple[str, StageReport]:
         if reason == "length":
             await writer.finish(cut=True)
         stepped = clock.seconds() - began
+        await group.settle_down()
         usage = {
             member.index: Usage(session.prompt_tokens, written)
             for member, session, written in zip(members, group.opened, group.written(), strict=True)
@@ -62,7 +65,9 @@ async def run_fused(stage: FusedStage, job: Job) -> tuple[str, StageReport]:
         reason = guiding.finish_of(writer.calls, reason)
     own = max(0.0, stepped - group.waited)
     left = tuple(group.dropped)
-    report = StageReport(job.index, reports, clock.seconds(), clock.first, reason, meters, left, group.waited, own)
+    report = StageReport(
+        job.index, reports, clock.seconds(), clock.first, reason, meters, left, group.waited, own, group.drafts_report
+    )
     return "".join(writer.texts), report
 
 
@@ -198,11 +203,44 @@ async def _gather(stack: AsyncExitStack, members: Sequence[_Member], gone: Seque
     async def tell_dropped(dropped: Dropped) -> None:
         await job.emit(MemberDropped(job.index, dropped))
 
-    opened = await _open(stack, members, job)
+    opened: Sequence[Session | BackendError] = await _open(stack, members, job)
+    drafts = None
+    if options.drafts != "off" and (ahead := _ahead(opened, members, job, plain=_plain(fuser, chooser, guide, job))):
+        pace = Pace([one.times for one in ahead], always=options.drafts == "on", exact=not any(a.noise for a in ahead))
+        opened = [one if isinstance(one, BackendError) else each for one, each in zip(opened, ahead, strict=True)]
+        drafts = Drafts(ahead, vocabularies, inventory, Copier(_sources(members, job)), pace)
     names = [member.branch.model for member in members]
-    group = Group(names, [member.index for member in members], fuser, opened, options, tell_dropped)
+    group = Group(names, [member.index for member in members], fuser, opened, options, tell_dropped, drafts)
     await group.start(gone)
     return group
+
+
+def _plain(fuser: Fuser, chooser: Chooser, guide: Guide | None, job: Job) -> bool:
+    """Whether nothing but the members' likeliest piece decides what is said, and nothing is told but that."""
+    greedy = chooser.certain and chooser.shaping is None and guide is None
+    return greedy and getattr(fuser, "unanimous", False) and _tell(job) is None
+
+
+def _ahead(
+    opened: Sequence[Session | BackendError], members: Sequence[_Member], job: Job, *, plain: bool
+) -> list[Ahead]:
+    """The sessions as such that can read ahead; none if one of them can't, or if its last digits would matter."""
+    ahead = [
+        Ahead(one, job.catalog[member.branch.model].times)
+        for one, member in zip(opened, members, strict=True)
+        if not isinstance(one, BackendError)
+    ]
+    noisy_too = plain and job.options.drafts == "on"
+    if len(ahead) < len(opened) or any(one.noise is None or (one.noise and not noisy_too) for one in ahead):
+        return []
+    return ahead
+
+
+def _sources(members: Sequence[_Member], job: Job) -> list[bytes]:
+    """What an answer may repeat: the answers that its members read, and what was asked."""
+    read = dict.fromkeys(member.branch.reads for member in members if member.branch.reads is not None)
+    asked = [message.content for message in reversed(job.messages) if message.role == "user"]
+    return [text.encode() for text in (*(job.previous[index] for index in read), *asked)]
 
 
 async def _open(stack: AsyncExitStack, members: Sequence[_Member], job: Job) -> list[Session | BackendError]:

@@ -11,8 +11,10 @@ import anyio
 
 from backends.errors import BackendError, BackendTimeout, CapabilityMissing
 from backends.protocol import Session, WideningSession
-from backends.types import LogProbs
-from strategies.engine.events import Dropped
+from backends.types import LogProbs, TopK
+from strategies.engine.drafting import Ahead, Drafts
+from strategies.engine.drafting.drafts import Plan
+from strategies.engine.events import DraftReport, Dropped
 from strategies.engine.options import FIRST_STEP, Options
 from strategies.fusion import Commit, Fuser, Lookup, Node, NothingToSay, root, route
 
@@ -36,11 +38,12 @@ class Group:
     sessions: None for one that is dropped. opened: the same from the start on; an error stands for one that could not be opened.
     pieces: said so far. passes: forward passes of all members. widened: times that lists were made longer. dropped: who left, in order.
     waited: seconds spent waiting for members; seconds: of each member alone, in its forward passes.
+    drafts: where the group may read ahead; its sessions are then `Ahead`.
     """
 
     __slots__ = (
-        "_certified", "_names", "_on_drop", "_options", "branches", "dropped", "fuser", "opened", "passes", "pieces", "places",
-        "seconds", "sessions", "waited", "widened",
+        "_certified", "_drafts", "_names", "_on_drop", "_options", "_said", "branches", "dropped", "fuser", "opened", "passes",
+        "pieces", "places", "seconds", "sessions", "waited", "widened",
     )  # fmt: skip
 
     def __init__(
@@ -51,7 +54,10 @@ class Group:
         opened: Sequence[Session | BackendError],
         options: Options,
         on_drop: Callable[[Dropped], Awaitable[None]],
+        drafts: Drafts | None = None,
     ) -> None:
+        self._drafts = drafts
+        self._said = bytearray()
         self._names = names
         self._options = options
         self._on_drop = on_drop
@@ -77,13 +83,19 @@ class Group:
             if isinstance(session, BackendError):
                 await self.leave(member, session)
 
-    async def advance(self) -> None:
-        """Everything the fuser needs for its next piece. Raises BackendError: a member's own, or the last one's."""
+    async def advance(self, room: int | None = None) -> None:
+        """Everything the fuser needs for its next piece. Raises BackendError: a member's own, or the last one's.
+
+        room: pieces that may still be said, this one included.
+        """
         fuser = self.fuser
         while True:
-            await self._each(
-                [(member, self._visit(member, nodes)) for member, nodes in enumerate(fuser.due()) if nodes]
-            )
+            if self._drafts is not None and any(fuser.due()):
+                await self._read_ahead(self._drafts, room)
+            due, before = fuser.due(), self.passes
+            await self._each([(member, self._visit(member, nodes)) for member, nodes in enumerate(due) if nodes])
+            if self._drafts is not None and any(due):
+                self._drafts.stepped(self.passes - before)
             while wanted := self._wants():
                 values = await self._each([(lookup.member, self._look_up(lookup)) for lookup in wanted])
                 for lookup, logprobs in zip(wanted, values, strict=True):
@@ -96,6 +108,8 @@ class Group:
         """The next piece. Where certificates fail often, the members list more from now on, those that can."""
         said = self.fuser.commit()
         self.pieces += 1
+        if self._drafts is not None:
+            self._said += said.text
         if self.pieces % WATCHED == 0 and self.fuser.certifies:
             meters = self.fuser.meters
             certain, self._certified = meters.certified - self._certified, meters.certified
@@ -110,6 +124,18 @@ class Group:
         able = [session for session in self.sessions if isinstance(session, WideningSession)]
         longer = [session.widen(self._options.top_k * times) for session in able]
         self.widened += any(longer)
+
+    @property
+    def drafts_report(self) -> DraftReport | None:
+        """When the stage is over. None: the group could not read ahead, or was not to."""
+        return None if self._drafts is None else self._drafts.report()
+
+    async def settle_down(self) -> None:
+        """The last piece is said: no session holds more than was said."""
+        for session in self.sessions:
+            if isinstance(session, Ahead):
+                with suppress(BackendError):  # the answer is whole
+                    await session.settle_down()
 
     def written(self) -> list[int]:
         """Tokens that each member has said: also those of the last piece, which nobody needed to read any more."""
@@ -158,6 +184,38 @@ class Group:
             await self.leave(member, failed[member])
         return values
 
+    async def _read_ahead(self, drafts: Drafts, room: int | None) -> None:
+        """Have the members score what may come next, if that seems worth it."""
+        live = [member for member, session in enumerate(self.sessions) if session is not None]
+        due = self.fuser.due()
+        plans = drafts.plan(due, self.places, live, bytes(self._said), room)
+        if not plans:
+            return
+        earlier = [(plan.member, nodes) for plan in plans if (nodes := due[plan.member][:-1])]
+        await self._each([(member, self._visit(member, nodes)) for member, nodes in earlier])
+        plans = [plan for plan in plans if self.sessions[plan.member] is not None]
+        began = time.perf_counter()
+        rows = await self._each([(plan.member, self._score(plan)) for plan in plans])
+        drafts.scored(plans, rows, time.perf_counter() - began)
+
+    async def _score(self, plan: Plan) -> list[TopK] | None:
+        session, place = self.sessions[plan.member], self.places[plan.member]
+        assert isinstance(session, Ahead)
+        assert place is not None
+        drop, append = route(place, plan.node)
+        if drop:
+            await session.rewind(drop)
+            while drop:
+                assert place.parent is not None
+                place, drop = place.parent, drop - 1
+            self.places[plan.member] = place
+        began = time.perf_counter()
+        with self._limit(plan.member, first=False, steps=1 + len(plan.draft)):
+            rows = await session.read_ahead(append, plan.draft)
+        self.seconds[plan.member] += time.perf_counter() - began
+        self.passes += rows is not None
+        return rows
+
     async def _visit(self, member: int, nodes: Sequence[Node]) -> None:
         session = self.sessions[member]
         assert session is not None
@@ -167,18 +225,20 @@ class Group:
             if drop:
                 await session.rewind(drop)
             began = time.perf_counter()
+            known = isinstance(session, Ahead) and session.knows(append)  # it has been rewound by now
             with self._limit(member, first=here is None):
                 top = await session.step(append)
             self.seconds[member] += time.perf_counter() - began
             self.places[member] = node
-            self.passes += 1
+            self.passes += not known
             self.fuser.feed(member, node, top)
 
-    def _limit(self, member: int, *, first: bool) -> Deadline | nullcontext[None]:
+    def _limit(self, member: int, *, first: bool, steps: int = 1) -> Deadline | nullcontext[None]:
+        """steps: how many a call is in one."""
         seconds = self._options.member_seconds
         if seconds is None:
             return nullcontext()
-        return Deadline(self._names[member], seconds * FIRST_STEP if first else seconds)
+        return Deadline(self._names[member], seconds * (FIRST_STEP if first else steps))
 
     def _wants(self) -> Sequence[Lookup]:
         try:
@@ -191,11 +251,15 @@ class Group:
         """None where the server can't: the step is then chosen from the lists alone, and metered as uncertified."""
         session = self.sessions[lookup.member]
         assert session is not None
+        before = session.passes if isinstance(session, Ahead) else 0
         try:
             with self._limit(lookup.member, first=False):
                 return await session.lookup(lookup.ids)
         except CapabilityMissing:
             return None
+        finally:
+            if isinstance(session, Ahead):
+                self.passes += session.passes - before
 
 
 class Deadline:

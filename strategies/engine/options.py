@@ -13,6 +13,9 @@ FIRST_STEP = 10.0
 """How much longer than any other step a member's first one may take."""
 
 
+Drafting = Literal["off", "auto", "on"]
+
+
 @dataclass(frozen=True, slots=True)
 class Constraint:
     """What the text of an answer must match. source: a JSON schema (as JSON text), a regular expression, or a grammar (Lark's form).
@@ -63,6 +66,8 @@ class Options:
     on_member_failure: whether a group goes on without a member that fails. member_seconds: a member that takes longer for a step counts
         as failed; for its first step, which reads the prompt, it may take `FIRST_STEP` times as long. None: no limit.
     reruns: how often a stage that nobody has seen is run again when its model fails. may_rerun: asked each time, with the model's name.
+    drafts: whether groups may read ahead (`strategies.engine.drafting`): "auto" where that can't change a digit, and pays; "on" wherever
+        there is something to try.
     constraint: what the answer must match. tools: what it may call. Both bind the last stage only, and are enforced by us where its
         model's server does not do so itself.
     """
@@ -80,5 +85,6 @@ class Options:
     member_seconds: float | None = None
     reruns: int = 0
     may_rerun: Callable[[str], bool] = _always
+    drafts: Drafting = "off"
     constraint: Constraint | None = None
     tools: Tools | None = None

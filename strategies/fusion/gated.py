@@ -26,6 +26,7 @@ from strategies.fusion.meters import Meters
 class GatedPool(LinearPool):
     """See the module. threshold: probability, in [0, 1]."""
 
+    unanimous: ClassVar[bool] = False  # it does, but the last digits may decide who is asked
     SETTINGS: ClassVar[Mapping[str, tuple[float, float]]] = {"threshold": (0.0, 1.0)}
 
     def __init__(self, *common: Any, threshold: float = 0.8, **keywords: Any) -> None:

@@ -38,6 +38,8 @@ class Pool(ABC):
     """
 
     certifies: ClassVar[bool] = True
+    unanimous: ClassVar[bool] = True
+    """Whether a greedy step always says what every member gives more than half of its mass, however much more."""
     MOST_RIVALS = 8
     """Rivals looked up at once."""
     ROUNDS = 2

@@ -1,0 +1,199 @@
+"""A session that may have read further than its group has said."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from backends.errors import BackendOverloaded, CapabilityMissing, ContextTooLong
+from backends.passtimes import PassTimes
+from backends.protocol import DraftingSession, Session, WideningSession
+from backends.types import LogProbs, SomeIds, TopK
+
+NEAR = 8
+"""Ids behind a draft's end from which a group may still come back to it: another reading of its last pieces."""
+
+
+class Ahead:
+    """A `backends.protocol.Session` that answers from what it has scored wherever it can, and asks the real one only where it can't.
+
+    To its group it stands where the group took it; the real session may stand further on, behind a draft. Without `read_ahead` it makes
+    just the calls that are made of it.
+
+    noise: of the real session's drafts, nats; None: it is not to draft. passes: of the real session. served: places given from what was
+    kept. settled: passes made again, singly, for a place that a draft had passed. drafted, confirmed: ids read ahead, and those of them
+    that the group then said. times: where it is noted how long passes take. full: there is no room for drafts any more.
+    """
+
+    __slots__ = (
+        "_base", "_common", "_excess", "_held", "_here", "_line", "_reached", "_rows", "_session", "_standing", "confirmed", "drafted",
+        "full", "noise", "passes", "served", "settled", "times",
+    )  # fmt: skip
+
+    def __init__(self, session: Session, times: PassTimes) -> None:
+        self._session = session
+        self.times = times
+        self.noise = session.draft_noise if isinstance(session, DraftingSession) else None
+        self._here: list[int] = []  # appended, as the group sees it
+        self._held: list[
+            int
+        ] = []  # what of the real session's ids is as single steps would have left it, or good enough
+        self._excess = 0  # ids that the real session holds behind those
+        self._common = 0  # how long the beginning is that both have in common
+        self._base = 0  # the rows' first id follows so many
+        self._line: list[int] = []  # the ids behind each of which there is a row …
+        self._rows: list[TopK] = []  # … or was one: those that may be used
+        self._reached = 0  # how far the group has followed the line
+        self._standing = False  # the real session stands at the line's end, where it scored it
+        self.full = False
+        self.passes = self.served = self.settled = self.drafted = self.confirmed = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self._session.prompt_tokens
+
+    def widen(self, k: int) -> bool:
+        """What was scored before lists too few: it is not used any more."""
+        if not isinstance(self._session, WideningSession) or not self._session.widen(k):
+            return False
+        self._forget()
+        if self.noise:
+            self._cut(self._common)
+        return True
+
+    async def rewind(self, n: int) -> None:
+        if not 0 <= n <= len(self._here):
+            raise ValueError(f"can't drop {n} of {len(self._here)} appended ids")
+        if n:
+            del self._here[len(self._here) - n :]
+            self._common = min(self._common, len(self._here))
+            if len(self._here) < self._base:
+                self._forget()
+
+    async def step(self, append: Sequence[int] = ()) -> TopK:
+        for id in append:
+            if self._common == len(self._here) < len(self._held) and self._held[self._common] == id:
+                self._common += 1
+            self._here.append(id)
+        row = self._row()
+        if row is None:
+            return await self._pass()
+        self.served += 1
+        if len(self._here) > self._reached:
+            self.confirmed += 1
+            self._reached = len(self._here)
+        return row
+
+    async def score(self, draft: Sequence[int]) -> list[TopK]:
+        """One by one, as far as they are not known: its group asks for drafts by `read_ahead`."""
+        if not len(draft):
+            raise ValueError("a draft has at least one id")
+        return [await self.step([id]) for id in draft]
+
+    def knows(self, append: Sequence[int], drop: int = 0) -> bool:
+        """Whether `rewind(drop)` and then `step(append)` take no pass."""
+        return self._row(append, drop) is not None
+
+    async def read_ahead(self, append: Sequence[int], draft: Sequence[int]) -> list[TopK] | None:
+        """Score `append`, which the group is about to say, and `draft`, which it may say behind it, in one pass.
+
+        The distributions behind each of these ids; None where there is no room for so many. Raises as `Session.score`.
+        """
+        await self._back()
+        missing = self._here[self._common :]
+        ids = [*missing, *append, *draft]
+        began = time.perf_counter()
+        try:
+            tops = await self._session.score(ids)
+        except (ContextTooLong, BackendOverloaded):
+            self.full = True
+            return None
+        self.times.took(len(ids), time.perf_counter() - began)
+        self.passes += 1
+        self.drafted += len(draft)
+        self._held.extend(ids)
+        self._common = len(self._here)
+        self._base, self._line, self._rows = len(self._here), ids[len(missing) :], tops[len(missing) :]
+        self._standing = True
+        self._reached = self._base + 1
+        return self._rows
+
+    def trust(self, rows: int) -> None:
+        """Use only so many of the distributions just scored: at the places behind, single steps are to be made."""
+        del self._rows[rows:]
+        self._cut(self._base + rows)
+
+    async def lookup(self, ids: SomeIds) -> LogProbs:
+        back = len(self._held) + self._excess - len(self._here)
+        if self._common < len(self._here) or back < 0 or (back and not self._standing):
+            await self._again()
+        elif back:
+            assert isinstance(self._session, DraftingSession)
+            try:
+                return await self._session.recall(back, ids)
+            except CapabilityMissing:
+                await self._again()
+        return await self._session.lookup(ids)
+
+    async def _again(self) -> None:
+        """Have the real session stand where the group stands."""
+        self.settled += 1
+        await self._pass(again=True)
+
+    async def settle_down(self) -> None:
+        """The group is done: take the real session back to where it stands."""
+        await self._back()
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    def _row(self, append: Sequence[int] = (), drop: int = 0) -> TopK | None:
+        """What was scored where the group stands, or would stand behind `append` and without `drop` ids."""
+        end = len(self._here) - drop
+        if not self._rows or end < self._base:
+            return None
+        passed = [*self._here[self._base : end], *append]
+        if not 1 <= len(passed) <= len(self._rows) or passed != self._line[: len(passed)]:
+            return None
+        return self._rows[len(passed) - 1]
+
+    def _cut(self, clean: int) -> None:
+        """What the real session holds behind so many ids is to be read again."""
+        if clean < len(self._held):
+            self._excess += len(self._held) - clean
+            del self._held[clean:]
+            self._common = min(self._common, clean)
+
+    async def _pass(self, *, again: bool = False) -> TopK:
+        """Take the real session to where the group stands, in a step as if nothing had been read ahead.
+
+        Where it has been there before, what it said there is not to be used if that was in a draft, or with `again`.
+        """
+        if (self._standing or again) and 0 < self._common == len(self._here):
+            self._common -= 1  # the last id is read again
+        await self._back()
+        missing = self._here[self._common :]
+        began = time.perf_counter()
+        top = await self._session.step(missing)
+        if len(missing) == 1 and self.passes:  # the first one reads the prompt
+            self.times.took(1, time.perf_counter() - began)
+        self.passes += 1
+        self._held.extend(missing)
+        self._common = len(self._here)
+        self._standing = False
+        if self.noise or len(self._here) > self._base + len(self._rows) + NEAR:
+            self._forget()  # where there is noise, the rows went on from something else than what is held now
+        return top
+
+    async def _back(self) -> None:
+        """Drop what the real session holds beyond what it has in common with the group."""
+        drop = len(self._held) - self._common + self._excess
+        if drop:
+            await self._session.rewind(drop)
+            del self._held[self._common :]
+            self.settled += self._excess > 0
+            self._excess = 0
+            self._standing = False
+
+    def _forget(self) -> None:
+        self._line, self._rows = [], []

@@ -1,0 +1,180 @@
+"""When a group reads ahead, and what each member reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from backends.types import TopK, Vocabulary
+from strategies.engine.drafting.ahead import Ahead
+from strategies.engine.drafting.copying import Copier
+from strategies.engine.drafting.pace import Pace
+from strategies.engine.drafting.verdicts import Scored, usable
+from strategies.engine.events import DraftReport
+from strategies.fusion import Node, route
+from strategies.vocabulary import Inventory, table_of
+
+BYTES = 12
+"""Bytes that a guess has for each token of a draft, and once more: tokens that it ends within are left out."""
+WHOLE = 0.99
+"""Share of a member's mass on the reading that a draft follows, where its distributions have to be judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a member reads next: the last node that is due, and the ids that may be said behind it."""
+
+    member: int
+    node: Node
+    draft: Sequence[int]
+
+
+class Drafts:
+    """See the module. Members are numbered as the group numbers them. `plan` before every round of steps; `scored` with what came of it;
+    `stepped` behind every round."""
+
+    __slots__ = (
+        "_confirmed", "_copier", "_inventory", "_pace", "_passes", "_rounds", "_seconds", "_sessions", "_spared", "_tables",
+        "_tokens",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        sessions: Sequence[Ahead],
+        vocabularies: Sequence[Vocabulary],
+        inventory: Inventory,
+        copier: Copier,
+        pace: Pace,
+    ) -> None:
+        self._sessions = sessions
+        self._tables = [table_of(vocabulary) for vocabulary in vocabularies]
+        self._inventory = inventory
+        self._copier = copier
+        self._pace = pace
+        self._passes = self._spared = 0
+        self._tokens = 0  # of the last draft, until it is settled
+        self._confirmed = self._rounds = 0
+        self._seconds = 0.0
+
+    def plan(
+        self,
+        due: Sequence[Sequence[Node]],
+        places: Sequence[Node | None],
+        live: Sequence[int],
+        said: bytes,
+        room: int | None,
+    ) -> list[Plan]:
+        """due: as the fuser says. places: where the sessions stand. live: members that are left. room: pieces that may still be said."""
+        waiting = self._waiting(due, places, live)
+        if not waiting:
+            return []
+        self._settle()
+        width = self._pace.width()
+        if room is not None:
+            width = min(width, room - 1)
+        if width < 1:
+            return []
+        guess = self._copier.guess(said, BYTES * (width + 1))
+        drafts = [self._encode(member, guess, width, BYTES * (width + 1)) for member in waiting]
+        if not all(drafts):
+            return []
+        # All read equally far: who reads further waits for the others.
+        far = min(sum(map(len, self._texts(member, draft))) for member, draft in zip(waiting, drafts, strict=True))
+        plans = []
+        for member, draft in zip(waiting, drafts, strict=True):
+            kept, bytes_ = [], 0
+            for token, text in zip(draft, self._texts(member, draft), strict=True):
+                bytes_ += len(text)
+                if bytes_ > far:
+                    break
+                kept.append(token)
+            if not kept:
+                return []
+            plans.append(Plan(member, due[member][-1], kept))
+        return plans
+
+    def scored(self, plans: Sequence[Plan], rows: Sequence[list[TopK] | None], seconds: float) -> None:
+        """rows: as `Ahead.read_ahead` gave them. seconds: until the last one was there."""
+        read = [(plan, tops) for plan, tops in zip(plans, rows, strict=True) if tops is not None]
+        self._passes += 1
+        self._seconds = seconds
+        self._tokens = max(len(plan.draft) for plan in plans)
+        self._confirmed = sum(session.confirmed for session in self._sessions)
+        self._rounds = 0
+        if self._pace.exact:
+            return
+        whole = len(read) == len(plans)
+        scored = [
+            Scored(self._inventory.spellers[plan.member], plan.draft, tops, self._sessions[plan.member].noise or 0.0)
+            for plan, tops in read
+        ]
+        good = usable(scored) if whole else [0] * len(read)
+        for (plan, _), count in zip(read, good, strict=True):
+            if self._sessions[plan.member].noise:
+                self._sessions[plan.member].trust(count)
+
+    def stepped(self, passes: int) -> None:
+        """A round of steps is over; it took so many passes."""
+        if passes:
+            if not self._tokens:
+                self._pace.stepped()
+        else:
+            self._rounds += 1
+
+    def report(self) -> DraftReport:
+        """Of the whole stage, when it is over."""
+        self._settle()
+        return DraftReport(
+            proposed=sum(session.drafted for session in self._sessions),
+            accepted=sum(session.confirmed for session in self._sessions),
+            passes=self._passes,
+            spared=self._spared,
+            settled=sum(session.settled for session in self._sessions),
+        )
+
+    def _settle(self) -> None:
+        """Tell the pace what the last draft was good for."""
+        if self._tokens:
+            # Of all members together the mean; those of one tokenizer confirm alike.
+            confirmed = sum(session.confirmed for session in self._sessions) - self._confirmed
+            each = round(confirmed / max(1, len(self._sessions)))
+            spared = self._rounds - 1  # the round in which it was scored is not one; it may have taken another pass
+            self._spared += max(0, spared)
+            self._pace.drafted(self._tokens, min(each, self._tokens), spared, self._seconds)
+            self._tokens = 0
+
+    def _waiting(self, due: Sequence[Sequence[Node]], places: Sequence[Node | None], live: Sequence[int]) -> list[int]:
+        """Members that need a pass now, and may read on behind it."""
+        waiting = []
+        for member in live:
+            session, place = self._sessions[member], places[member]
+            if not due[member] or session.full:
+                continue
+            if place is None:
+                return []  # the prompt comes first
+            drop, append = route(place, due[member][-1])
+            if append and not session.knows(append, drop):
+                waiting.append(member)
+        if self._pace.exact:
+            return waiting
+        # Then it takes all of them, and nothing else to be thought of, to be sure of anything.
+        alone = all(len(due[m]) == 1 and due[m][0].weight >= WHOLE for m in waiting)
+        return (
+            waiting
+            if alone and len(waiting) == len(live) and all(self._one_on(due[m][0], places[m]) for m in waiting)
+            else []
+        )
+
+    @staticmethod
+    def _one_on(node: Node, place: Node | None) -> bool:
+        """Whether the node is one id behind the place."""
+        return node.parent is place
+
+    def _encode(self, member: int, guess: bytes, width: int, whole: int) -> Sequence[int]:
+        tokens = self._tables[member].encode(guess)
+        if len(guess) == whole:
+            tokens = tokens[:-1]  # it may go on
+        return tokens[:width]
+
+    def _texts(self, member: int, tokens: Sequence[int]) -> list[bytes]:
+        return [self._tables[member].vocabulary.tokens[token] for token in tokens]

@@ -1,0 +1,113 @@
+"""How far to read ahead. It changes how fast a text is written, never the text.
+
+Model. If every token of a draft is confirmed with probability a, given those before it, a draft of n tokens is expected to spare
+A(n) = a + a² + … + aⁿ steps (Leviathan et al., ICML 2023), for one pass over n + 1 tokens instead of one over one. It pays where
+(1 + A(n)) / C(n + 1) > 1 / C(1), with C the seconds of a pass by its length, those of the member that takes longest. Where scored
+distributions are not equal to single steps', one step less is spared: the place behind the last confirmed token is stepped again.
+
+Guarantee. A balance in seconds: every single step pays `INCOME` of itself in, every draft what it gained or lost. A draft is made only
+if the balance covers it being wrong from its first token on; so drafts cost at most `INCOME` of the whole time and one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backends.passtimes import PassTimes
+
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16)
+"""Tokens of a draft, those that are weighed against each other."""
+INCOME = 0.02
+MOST = 16.0
+"""Steps that the balance may hold."""
+FADING = 0.85
+"""How much every earlier draft counts in what is expected of the next, per draft since."""
+HOPE, HOPED = 0.8, 2.0
+"""What is expected of the first drafts, and of one that is tried again; as if seen on so many tokens."""
+AGAIN = 24
+"""Steps after which drafts are tried again where they did not pay; twice as many after each vain trial …"""
+RARELY = 384
+"""… up to so many."""
+
+
+class Pace:
+    """See the module. times: of the group's members. always: drafts are as long as they may be, whatever they cost. exact: scored
+    distributions are equal to single steps'."""
+
+    __slots__ = ("_balance", "_good", "_since", "_times", "_trial", "_tried", "_wait", "always", "exact")
+
+    def __init__(self, times: Sequence[PassTimes], *, always: bool, exact: bool) -> None:
+        self._times = times
+        self.always = always
+        self.exact = exact
+        self._good = self._tried = 0.0
+        self._balance: float | None = None
+        self._since = 0  # steps since the last draft
+        self._wait = AGAIN
+        self._trial = False
+
+    @property
+    def rate(self) -> float:
+        """How likely a token of a draft is to be confirmed, those before it being so."""
+        return (self._good + HOPE * HOPED) / (self._tried + HOPED)
+
+    def width(self) -> int:
+        """Tokens that the next draft should have; 0: none should be made."""
+        if self.always:
+            return WIDTHS[-1]
+        step = self._seconds(1)
+        if step is None:
+            return 0
+        if self._balance is None:
+            self._balance = step
+        self._trial = False
+        width = self._best(step, self.rate)
+        if not width and self._since >= self._wait:
+            self._trial = True
+            width = self._best(step, HOPE)
+        return width
+
+    def stepped(self) -> None:
+        """A step without a draft was made."""
+        self._since += 1
+        if self._balance is not None and (step := self._seconds(1)) is not None:
+            self._balance = min(MOST * step, self._balance + INCOME * step)
+
+    def drafted(self, tokens: int, confirmed: int, spared: int, seconds: float) -> None:
+        """A draft of so many tokens was scored in so long; so many of its first ones were said, and so many steps were spared."""
+        self._good = FADING * self._good + confirmed
+        self._tried = FADING * self._tried + min(tokens, confirmed + 1)
+        self._since = 0
+        step = self._seconds(1)
+        if self._balance is None or step is None:
+            return
+        gain = (1 + spared) * step - seconds
+        self._balance = min(MOST * step, self._balance + gain)
+        if self._trial:
+            self._wait = AGAIN if gain > 0 else min(RARELY, 2 * self._wait)
+            if gain > 0:
+                self._good = self._tried = 0.0
+
+    def _best(self, step: float, rate: float) -> int:
+        best, found = 1.0, 0
+        spared = 0.0 if self.exact else -1.0
+        chance, at = 1.0, 0
+        assert self._balance is not None
+        for width in WIDTHS:
+            while at < width:
+                chance *= rate
+                spared += chance
+                at += 1
+            seconds = self._seconds(width + 1)
+            if seconds is None or seconds + (0.0 if self.exact else step) - step > self._balance:
+                break
+            ratio = (1.0 + spared) * step / seconds
+            if ratio > best:
+                best, found = ratio, width
+        return found
+
+    def _seconds(self, tokens: int) -> float | None:
+        """Of a pass of the slowest member. None: not all of them are known yet."""
+        each = [times.expected(tokens) for times in self._times]
+        known = [seconds for seconds in each if seconds is not None]
+        return max(known) if known and len(known) == len(each) else None

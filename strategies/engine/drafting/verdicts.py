@@ -1,0 +1,89 @@
+"""Which scored distributions may be used though their last digits are not those of single steps.
+
+A place may be passed on a scored distribution if every member of the group is sure of the same next pieces there: each gives the token of
+its draft so much that, however the noise fell, it is above one half; all drafts spell the same pieces; and no other token that spells
+the beginning of the same, or more than it, has a share that could matter later. Then every pool whose piece is that of the members where
+all agree (`Pool.unanimous`) says that piece in either case, and keeps the same readings. Everything else is stepped singly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from backends.types import TopK
+from strategies.vocabulary import Speller
+
+SURE = 0.55
+"""What every member must give the piece at least, noise taken off."""
+ALIKE = 0.002
+"""What it may give other tokens that the same text begins with: below the share at which a reading is worth a forward pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One member's draft. rows: at least one for each token of it, the i-th being what it is judged by."""
+
+    speller: Speller
+    draft: Sequence[int]
+    rows: Sequence[TopK]
+    noise: float
+
+
+def usable(members: Sequence[Scored]) -> list[int]:
+    """How many rows of each member's draft may be used, from the first on."""
+    spelled = [[piece for token in member.draft for piece in member.speller[token]] for member in members]
+    agreed = _alike(spelled)
+    ends = []
+    for member, pieces in zip(members, spelled, strict=True):
+        ends.append(_ends(member))
+        agreed = min(agreed, _sure(member, pieces, ends[-1], agreed))
+    return [sum(end <= agreed for end in each) for each in ends]
+
+
+def _ends(member: Scored) -> list[int]:
+    """Pieces of the draft up to the end of each of its tokens."""
+    ends, at = [], 0
+    for token in member.draft:
+        at += len(member.speller[token])
+        ends.append(at)
+    return ends
+
+
+def _alike(spelled: Sequence[Sequence[int]]) -> int:
+    """How long the beginning is that all have in common."""
+    shortest = min(map(len, spelled))
+    first = spelled[0]
+    return next((at for at in range(shortest) if any(each[at] != first[at] for each in spelled)), shortest)
+
+
+def _sure(member: Scored, pieces: Sequence[int], ends: Sequence[int], most: int) -> int:
+    """Pieces of the draft that the member is sure of, about `most` at most."""
+    least = SURE * math.exp(member.noise)
+    begin = 0
+    for token, end, row in zip(member.draft, ends, member.rows, strict=False):
+        if begin >= most:
+            break
+        probs = np.exp(row.logprobs)
+        found = np.flatnonzero(row.ids == token)
+        if not len(found) or probs[found[0]] < least:
+            return begin
+        if _others(member.speller, row.ids.tolist(), probs.tolist(), token, pieces[begin:]) > ALIKE:
+            return begin
+        begin = end
+    return begin
+
+
+def _others(speller: Speller, ids: Sequence[int], probs: Sequence[float], token: int, coming: Sequence[int]) -> float:
+    """Mass of listed tokens, other than `token`, that the text may begin with too."""
+    total = 0.0
+    for id, p in zip(ids, probs, strict=True):
+        if id != token:
+            spelling = speller[id]
+            length = min(len(spelling), len(coming))
+            if length and list(spelling[:length]) == list(coming[:length]):
+                total += p
+    return total

@@ -1,0 +1,55 @@
+"""Sessions that keep what they found at every place of a draft."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from contract_cases import Case, Knobs
+
+from backends.errors import CapabilityMissing
+from backends.protocol import DraftingSession
+
+pytestmark = pytest.mark.anyio
+
+DRAFT = (70, 71, 72)
+
+
+async def test_what_a_draft_found_can_be_recalled(case: Case) -> None:
+    """At every place but the last, which `lookup` is for; the listed values are the same to the last bit."""
+    async with case.run("a", Knobs()) as running, running.backend.open(running.prompt, k=8) as session:
+        if not isinstance(session, DraftingSession) or session.draft_noise is None:
+            pytest.skip("it takes no drafts")
+        await session.step()
+        tops = await session.score(DRAFT)
+        try:
+            for back in (1, 2):
+                top = tops[-1 - back]
+                np.testing.assert_array_equal(await session.recall(back, top.ids.tolist()), top.logprobs)
+            full = await session.recall(2, range(len(await running.backend.vocabulary())))
+        except CapabilityMissing:
+            pytest.skip("nothing is kept of a draft")
+        assert np.exp(full).sum() == pytest.approx(1, abs=1e-4)
+        np.testing.assert_array_equal(await session.lookup(tops[-1].ids.tolist()), tops[-1].logprobs)
+        for back in (0, len(DRAFT)):
+            with pytest.raises(RuntimeError, match="draft"):
+                await session.recall(back, [1])
+        await session.rewind(1)
+        with pytest.raises(RuntimeError, match="draft"):
+            await session.recall(1, [1])
+        await session.step([80])
+        with pytest.raises(RuntimeError, match="draft"):
+            await session.recall(1, [1])
+
+
+async def test_a_session_without_noise_scores_as_it_steps(case: Case) -> None:
+    """And steps behind a draft as behind steps: to the last bit. Whoever promises that is drafted for wherever it pays."""
+    async with case.run("a", Knobs()) as running:
+        async with running.backend.open(running.prompt, k=8) as session:
+            if not isinstance(session, DraftingSession) or session.draft_noise != 0.0:
+                pytest.skip("it makes no such promise")
+            stepped = [await session.step(append) for append in ((), *((id,) for id in (*DRAFT, 80)))]
+        async with running.backend.open(running.prompt, k=8) as session:
+            drafted = [await session.step(), *await session.score(DRAFT), await session.step([80])]
+        for one, other in zip(stepped, drafted, strict=True):
+            np.testing.assert_array_equal(one.ids, other.ids)
+            np.testing.assert_array_equal(one.logprobs, other.logprobs)

@@ -1,0 +1,256 @@
+"""The parts of reading ahead: what is guessed, how far it goes, what a session keeps, and when noise is let through."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from backends.errors import CapabilityMissing
+from backends.fake import FakeBackend, FakeSettings, Fault
+from backends.passtimes import PassTimes
+from backends.protocol import DraftingSession
+from backends.types import Message, TopK
+from strategies.engine.drafting import Ahead, Copier, Pace
+from strategies.engine.drafting.verdicts import Scored, usable
+from strategies.vocabulary import inventory_of
+
+ASK = (Message("user", "Hi"),)
+
+
+def test_a_copier_begins_with_the_last_answer_and_follows_it() -> None:
+    copier = Copier([b"The answer is 12, because six times two is twelve.", b"What is six times two?"])
+    assert copier.guess(b"", 10) == b"The answer"
+    assert copier.guess(b"The answer", 6) == b" is 12"
+    said = b"The answer is 13, because"
+    assert copier.guess(said, 10) == b" six times"
+    assert copier.guess(said + b" nothing like it", 10) == b""
+    assert copier.guess(said + b" nothing like it; six times two", 10) == b" is twelve"
+
+
+def test_a_copier_finds_what_the_text_said_itself() -> None:
+    copier = Copier([])
+    assert copier.guess(b"", 10) == b""
+    assert copier.guess(b"one two three; one two", 7) == b" three;"
+    assert Copier([]).guess(b"abcdefgh", 7) == b""
+
+
+def test_a_copier_follows_a_source_to_its_end_only() -> None:
+    copier = Copier([b"short"])
+    assert copier.guess(b"sho", 10) == b"rt"
+    assert copier.guess(b"short", 10) == b""
+
+
+def test_pass_times_are_reckoned_from_those_that_were_seen() -> None:
+    times = PassTimes()
+    assert times.step is None
+    assert times.expected(4) is None
+    times.took(1, 0.02)
+    assert times.expected(5) == pytest.approx(0.1)  # nothing else is known: as so many steps
+    times.took(17, 0.036)
+    assert times.expected(17) == pytest.approx(0.036)
+    assert times.expected(9) == pytest.approx(0.028)
+    assert times.expected(33) == pytest.approx(0.052)
+    for _ in range(60):
+        times.took(1, 0.01)
+    assert times.step == pytest.approx(0.01, rel=0.01)
+    times.took(1, 100.0)
+    assert (times.step or 1.0) < 0.02  # one hiccup
+
+
+def paced(step: float, wide: float, *, exact: bool = True) -> Pace:
+    """wide: seconds of a pass over 17 tokens."""
+    times = PassTimes()
+    times.took(1, step)
+    times.took(2, step + (wide - step) / 16)
+    times.took(17, wide)
+    return Pace([times], always=False, exact=exact)
+
+
+def test_cheap_drafts_that_fit_grow_and_dear_ones_are_left() -> None:
+    cheap, dear = paced(0.018, 0.031), paced(0.006, 0.1)
+    for pace in (cheap, dear):
+        for _ in range(100):
+            width = pace.width()
+            if width:
+                pace.drafted(width, width, width, 0.018 if pace is cheap else 0.006 * (1 + width))
+            else:
+                pace.stepped()
+    assert cheap.width() >= 12
+    assert dear.width() <= 1
+
+
+def test_drafts_that_never_fit_cost_a_few_percent_at_most() -> None:
+    """Whatever the price of a pass; the promise of `auto`."""
+    for wide in (0.019, 0.03, 0.1, 0.3):
+        for exact in (True, False):
+            pace, spent, lost, steps = paced(0.018, wide, exact=exact), 0.0, 0.0, 0
+            while steps < 2000:
+                width = pace.width()
+                cost = 0.018 + (wide - 0.018) * width / 16
+                if width:
+                    spared = 0 if exact else -1
+                    pace.drafted(width, 0, spared, cost)
+                    lost += cost - (1 + spared) * 0.018
+                    steps += 1 + spared
+                else:
+                    pace.stepped()
+                    steps += 1
+                spent += cost
+            assert lost <= 0.025 * steps * 0.018 + 2 * 0.018
+
+
+def test_a_pace_that_did_not_pay_is_tried_again_and_picks_up() -> None:
+    pace = paced(0.018, 0.031)
+    for _ in range(30):
+        if width := pace.width():
+            pace.drafted(width, 0, 0, 0.018 + 0.0008 * width)
+        else:
+            pace.stepped()
+    widths = []
+    for _ in range(900):
+        width = pace.width()
+        widths.append(width)
+        if width:
+            pace.drafted(width, width, width, 0.018 + 0.0008 * width)
+        else:
+            pace.stepped()
+    assert max(widths[-50:]) >= 8
+
+
+def test_always_means_always() -> None:
+    assert Pace([PassTimes()], always=True, exact=True).width() > 0
+    assert Pace([PassTimes()], always=False, exact=True).width() == 0  # nothing is known of their speed yet
+
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("recall", [True, False])
+async def test_a_session_that_is_ahead_says_what_the_real_one_would(recall: bool) -> None:
+    """Along its draft, off it, back, and with look-ups everywhere."""
+    backend = FakeBackend("a", FakeSettings(answer="one two three", recall=recall))
+    paths = [(70, 71, 72), (70, 71, 80), (70, 90), (70, 71, 72, 73, 74)]
+    for draft, path in itertools.product(((71, 72), (71, 80, 81), (99,)), paths):
+        async with backend.open(ASK, k=5) as real, backend.open(ASK, k=5) as session:
+            ahead = Ahead(session, PassTimes())
+            same(await real.step(), await ahead.step())
+            await ahead.read_ahead((70,), draft)
+            for id in path:
+                same(await real.step((id,)), await ahead.step((id,)))
+                assert (await real.lookup([5, 6])).tolist() == (await ahead.lookup([5, 6])).tolist()
+            for drop in (1, len(path) - 1):
+                await real.rewind(drop)
+                await ahead.rewind(drop)
+                same(await real.step((75, 76)), await ahead.step((75, 76)))
+                await real.rewind(2)
+                await ahead.rewind(2)
+                for id in path[len(path) - drop :]:
+                    same(await real.step((id,)), await ahead.step((id,)))
+            await ahead.settle_down()
+            held: tuple[int, ...] = session.ids  # type: ignore[attr-defined]
+            assert held == real.ids[: len(held)]  # type: ignore[attr-defined]
+
+
+async def test_places_that_were_scored_take_no_pass() -> None:
+    backend = FakeBackend("a")
+    async with backend.open(ASK, k=5) as session:
+        ahead = Ahead(session, PassTimes())
+        await ahead.step()
+        await ahead.read_ahead((70,), (71, 72))
+        passes = backend.counters.passes
+        for id in (70, 71, 72):
+            assert ahead.knows((id,))
+            await ahead.step((id,))
+        assert backend.counters.passes == passes
+        assert (ahead.passes, ahead.drafted, ahead.confirmed) == (2, 2, 2)
+        assert not ahead.knows((73,))
+
+
+async def test_what_is_not_trusted_is_stepped_singly() -> None:
+    backend = FakeBackend("a", FakeSettings(draft_noise=0.5))
+    async with backend.open(ASK, k=5) as real, backend.open(ASK, k=5) as session:
+        ahead = Ahead(session, PassTimes())
+        await real.step()
+        await ahead.step()
+        await ahead.read_ahead((70,), (71, 72, 73))
+        ahead.trust(1)
+        noisy = await ahead.step((70,))
+        assert noisy.logprobs.tolist() != (await real.step((70,))).logprobs.tolist()
+        for id in (71, 72, 73):
+            same(await real.step((id,)), await ahead.step((id,)))
+        assert ahead.settled == 1
+
+
+async def test_a_longer_list_is_asked_for_anew() -> None:
+    backend = FakeBackend("a")
+    async with backend.open(ASK, k=3) as session:
+        ahead = Ahead(session, PassTimes())
+        await ahead.step()
+        await ahead.read_ahead((70,), (71, 72))
+        await ahead.step((70,))
+        assert ahead.widen(6)
+        assert len((await ahead.step((71,))).ids) == 6
+
+
+async def test_recall_is_for_the_draft_just_scored() -> None:
+    backend = FakeBackend("a")
+    async with backend.open(ASK, k=5) as real, backend.open(ASK, k=5) as session:
+        assert isinstance(session, DraftingSession)
+        for step in ((), (70,), (71,)):
+            await real.step(step)
+        await session.score((70, 71, 72))
+        assert (await session.recall(1, [9])).tolist() == (await real.lookup([9])).tolist()
+        for back in (0, 3):
+            with pytest.raises(RuntimeError, match="draft"):
+                await session.recall(back, [9])
+        await session.step((73,))
+        with pytest.raises(RuntimeError, match="draft"):
+            await session.recall(1, [9])
+    closed = FakeBackend("a", FakeSettings(recall=False))
+    async with closed.open(ASK, k=5) as session:
+        assert isinstance(session, DraftingSession)
+        await session.score((70, 71))
+        with pytest.raises(CapabilityMissing):
+            await session.recall(1, [9])
+
+
+async def test_a_failing_pass_ahead_fails_as_a_step_does() -> None:
+    backend = FakeBackend("a", FakeSettings(faults=(Fault(of="session", after=1),)))
+    async with backend.open(ASK, k=5) as session:
+        ahead = Ahead(session, PassTimes())
+        await ahead.step()
+        with pytest.raises(Exception, match="as scripted"):
+            await ahead.read_ahead((70,), (71,))
+
+
+async def scored(backend: FakeBackend, draft: tuple[int, ...], firsts: list[list[float]], noise: float) -> Scored:
+    """firsts: for each token of the draft, its probability and those of the byte-wise next ids."""
+    vocabulary = await backend.vocabulary()
+    rows = []
+    for token, probs in zip(draft, firsts, strict=True):
+        ids = np.array([token, *(i for i in range(65, 99) if i != token)][: len(probs)], np.int32)
+        rows.append(TopK(ids, np.log(np.array(probs)), max(0.0, 1 - sum(probs))))
+    return Scored(inventory_of((vocabulary,)).spellers[0], draft, rows, noise)
+
+
+async def test_noise_is_let_through_only_where_everybody_is_sure() -> None:
+    backend = FakeBackend("a", FakeSettings(words=()))
+    sure, unsure = [0.95, 0.02], [0.6, 0.3]
+    one = await scored(backend, (70, 71, 72), [sure, sure, sure], 0.4)
+    other = await scored(backend, (70, 71, 72), [sure, unsure, sure], 0.4)
+    assert usable([one]) == [3]
+    assert usable([one, other]) == [1, 1]
+    assert usable([await scored(backend, (70, 71), [unsure, sure], 0.0)]) == [
+        2
+    ]  # 0.6 is above one half, and there is no noise
+    apart = await scored(backend, (70, 99, 72), [sure, sure, sure], 0.4)
+    assert usable([one, apart]) == [1, 1]
+    assert usable([await scored(backend, (70,), [[1.0]], 0.7)]) == [0]  # so much noise allows nothing
+
+
+def same(one: TopK, other: TopK) -> None:
+    assert one.ids.tolist() == other.ids.tolist()
+    assert one.logprobs.tolist() == other.logprobs.tolist()
+    assert one.outside == other.outside
