@@ -220,7 +220,9 @@ class VLLMBackend:
                 await connection.send(frames.Close(number))
             raise
         times = self._settings.first_byte_timeout, self._settings.step_timeout
-        return VLLMSession(self._name, connection, number, opened.prompt_tokens, times, freed, self._settings.draft_noise)
+        return VLLMSession(
+            self._name, connection, number, opened.prompt_tokens, times, freed, self._settings.draft_noise
+        )
 
     # Servers
 

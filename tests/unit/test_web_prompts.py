@@ -1,4 +1,4 @@
-"""A request may choose the prompt set and the budget of the stages before the answer."""
+"""A request may choose the prompt set, the budget of the stages before the answer, and whether groups read ahead."""
 
 from __future__ import annotations
 
@@ -31,6 +31,31 @@ async def test_the_budget_of_stages_is_not_the_answers() -> None:
 
 
 @pytest.mark.anyio
+async def test_reading_ahead_is_chosen_by_request_alias_and_configuration() -> None:
+    """The same answer in all cases; who reads ahead tells what came of it, here and in the metrics."""
+    text = "one two three four five, one two three four five, one two three four five"
+    a, b = fake("a", answer=text), fake("b", answer=text)
+    aliases = {"ahead": {"expression": "a>a|b", "drafts": "on"}}
+    async with edge(a, b, aliases=aliases, limits={"drafts": "off"}) as e:
+        for model, asked, drafted in (
+            ("a>a|b", {}, False),
+            ("a>a|b", {"drafts": "on"}, True),
+            ("ahead", {}, True),
+            ("ahead", {"drafts": "off"}, False),
+        ):
+            reply = await e.chat(model, modelnet=asked)
+            assert reply.status == 200
+            assert reply.json()["choices"][0]["message"]["content"] == text
+            fusion = reply.json()["modelnet"]["stages"][-1]["fusion"]
+            assert ("drafts" in fusion) == drafted
+            if drafted:
+                assert fusion["drafts"]["accepted"] > 0
+                assert fusion["drafts"]["spared"] > 0
+        shown = e.app.metrics.text().decode()
+    assert 'modelnet_fused_drafts_total{what="accepted"}' in shown
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("extension", "param", "said"),
     [
@@ -38,6 +63,8 @@ async def test_the_budget_of_stages_is_not_the_answers() -> None:
         ({"prompts": 7}, "modelnet.prompts", "must be a string"),
         ({"stage_max_tokens": 0}, "modelnet.stage_max_tokens", "between 1 and"),
         ({"stage_max_tokens": "2"}, "modelnet.stage_max_tokens", "integer"),
+        ({"drafts": "never"}, "modelnet.drafts", "off, auto, on"),
+        ({"drafts": True}, "modelnet.drafts", "must be a string"),
     ],
 )
 async def test_what_can_not_be_chosen_is_a_400(extension: dict[str, Any], param: str, said: str) -> None:
