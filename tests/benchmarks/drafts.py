@@ -167,8 +167,9 @@ async def embedded(stack: AsyncExitStack, seats: int) -> tuple[Catalog, list[str
     from backends.llama_cpp import Cores, LlamaCppBackend, LlamaCppSettings
 
     cores, entries = Cores(2), {}
-    for name in ("smol", "gemma", "qwen"):
-        path = location(name)
+    weights = {"smol": "smollm2-135m-instruct", "gemma": "gemma-3-270m", "qwen": "qwen2.5-coder-0.5b-instruct"}
+    for name, known_as in weights.items():
+        path = location(known_as)
         backend = LlamaCppBackend(name, LlamaCppSettings(path=str(path), context=1024, seats=seats, queue=64), cores)
         await backend.start()
         stack.push_async_callback(backend.aclose)
