@@ -59,7 +59,11 @@ def streaming() -> None:
 def stream_helper() -> None:
     with client.chat.completions.stream(model=WIRING, messages=ASK, max_tokens=40) as events:
         kinds = {event.type for event in events}
-        final = events.get_final_completion()
+        try:
+            final = events.get_final_completion()
+        except openai.LengthFinishReasonError as error:  # how the SDK says it; a real model may have more to say
+            assert not SCRIPTED
+            final = error.completion
     said(final.choices[0].message.content, HELLO_SAID)
     assert {"chunk", "content.delta", "content.done"} <= kinds, kinds
 
@@ -152,8 +156,12 @@ def responses() -> None:
     answer = client.responses.create(model=WIRING, input=HELLO, max_output_tokens=40)
     said(answer.output_text, HELLO_SAID)
     with client.responses.stream(model=WIRING, input=HELLO, max_output_tokens=40) as events:
-        text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
-        assert events.get_final_response().output_text == text
+        got = list(events)
+        text = "".join(event.delta for event in got if event.type == "response.output_text.delta")
+        if SCRIPTED:  # a real model may have more to say, and the SDK takes only what is complete
+            assert events.get_final_response().output_text == text
+    assert got[-1].type in {"response.completed", "response.incomplete"}
+    assert got[-1].response.output_text == text
     said(text, HELLO_SAID)
 
 
