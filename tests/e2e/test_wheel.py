@@ -45,7 +45,9 @@ class Installed:
 
     def environ(self) -> dict[str, str]:
         keep = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MODELNET_"))}
-        return keep | {"MODELNET_HOME": str(self.cwd / "home"), "COLUMNS": "120", "NO_COLOR": "1"}
+        # Never the user's keys.
+        own = {"MODELNET_HOME": str(self.cwd / "home"), "MODELNET_STATE": str(self.cwd / "state")}
+        return keep | own | {"COLUMNS": "120", "NO_COLOR": "1"}
 
 
 @pytest.fixture(scope="module")
