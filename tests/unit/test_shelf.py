@@ -72,7 +72,7 @@ def _told(speller: Speller, inventory: Inventory) -> list[Any]:
         speller.table.keys,
         speller.table.ids.tolist(),
         [speller[token] for token in range(count)],
-        [(found.ids, found.complete, found.beyond.tolist()) for found in going_on],
+        [(found.ids.tolist(), found.complete, found.beyond.tolist()) for found in going_on],
     ]
 
 

@@ -32,7 +32,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
     [
         ("single", "a", {}),
         ("usage", "a", {"stream_options": {"include_usage": True}}),
-        ("stages", "a>b|c", {"modelnet": {"stages": True}, "stream_options": {"include_usage": True}}),
+        ("stages", "a>b|c", {"modelnet": {"stages": True, "drafts": "off"}, "stream_options": {"include_usage": True}}),
         ("cut", "a", {"max_tokens": 2}),
         ("failed", "broken", {}),
     ],
