@@ -5,7 +5,8 @@ the bounds of P(v) that `readings.View` states, the winner w is certain if low(w
 lists do not suffice, exact values of the few rivals are looked up (Fagin's threshold algorithm: lists are sorted access, look-ups
 random access).
 When to use it: always, unless you know better. Cost: a few tenths of a millisecond per piece with three members and k = 20
-(`make bench-fusion`). Guarantee: the likeliest piece of the pool, certified, for any number of tokenizers; several copies of one model are that model.
+(`make bench-fusion`). Guarantee: the likeliest piece of the pool, certified, for any number of tokenizers; several copies of one model
+are that model.
 """
 
 from __future__ import annotations
