@@ -186,6 +186,15 @@ class Engine:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-40:])
 
 
+def bring_up(engines: Iterable[Engine]) -> None:
+    """Start those that are not up, side by side. Raises as `Engine.wait`."""
+    down = [engine for engine in engines if not engine.up]
+    for engine in down:
+        engine.launch()
+    for engine in down:
+        engine.wait()
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -55,9 +55,5 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engi
 @pytest.fixture
 def engines(servers: dict[str, Engine]) -> dict[str, Engine]:
     """By model name; one that an earlier test has ended is started again."""
-    down = [engine for engine in servers.values() if not engine.up]
-    for engine in down:
-        engine.launch()
-    for engine in down:
-        engine.wait()
+    vllm_engines.bring_up(servers.values())
     return servers

@@ -11,7 +11,7 @@ from typing import Any
 import openai
 import pytest
 from served import gateway
-from vllm_engines import KEY, Engine
+from vllm_engines import KEY, Engine, bring_up
 
 ASK: Any = [{"role": "user", "content": "Name three rivers. 请用中文。 😀"}]
 TOOLS: Any = [
@@ -57,10 +57,12 @@ VOLATILE = {"id", "created", "model"}
 
 @pytest.fixture(scope="module")
 def both(
-    engines: dict[str, Engine], tmp_path_factory: pytest.TempPathFactory
+    servers: dict[str, Engine], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[openai.OpenAI, openai.OpenAI]]:
     """A client of the engine, and one of a gateway where both kinds of backends reach it."""
-    url = engines["smol"].url
+    engine = servers["smol"]
+    bring_up([engine])
+    url = engine.url
     config = f"""
 models:
   smol: {{backend: openai, base_url: "{url}", api_key: "{KEY}"}}
