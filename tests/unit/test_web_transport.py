@@ -112,7 +112,7 @@ async def test_origins(origins: list[str] | None, origin: str, allowed: str | No
 
 async def test_one_log_line_a_request_without_secrets_or_prompts(logged: list[dict[str, object]]) -> None:
     """drop-in 26: nothing private is logged by default."""
-    async with edge(fake("a", "the answer is 42"), keys=[KEY]) as e:
+    async with edge(fake("a", "the answer is violet"), keys=[KEY]) as e:
         headers = {"authorization": f"Bearer {KEY}", "x-request-id": "mine"}
         await e.call("POST", f"{CHAT}?api_key=hunter2", question(user="private"), headers)
         (line,) = [line for line in logged if line["event"] == "request"]
@@ -120,7 +120,7 @@ async def test_one_log_line_a_request_without_secrets_or_prompts(logged: list[di
         assert (line["status"], line["model"], line["shape"], line["kind"]) == (200, "a", "single", "json")
         assert line["completion_tokens"]
         everything = repr(logged)
-        for secret in (KEY, "Why?", "42", "private", "hunter2"):
+        for secret in (KEY, "Why?", "violet", "private", "hunter2"):
             assert secret not in everything
 
 
