@@ -15,7 +15,6 @@ import os
 import random
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -23,13 +22,13 @@ import urllib.request
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
-import structlog
 
 TESTS = Path(__file__).resolve().parents[1]
 for folder in (TESTS / "unit", TESTS / "support"):
@@ -38,19 +37,14 @@ for folder in (TESTS / "unit", TESTS / "support"):
 
 import vllm_engines  # noqa: E402
 from bad_days import MOODS, Proxy  # noqa: E402
-from edge import CHAT, Edge, question  # noqa: E402
-from test_chaos import Judge  # noqa: E402
+from chaos import Judge, World, gateway_over, no_crashes  # noqa: E402
+from edge import Reply, question  # noqa: E402
 
 from backends.catalog import Entry  # noqa: E402
 from backends.fake import FakeBackend, FakeSettings  # noqa: E402
 from backends.llama_cpp import Cores, LlamaCppBackend, LlamaCppSettings  # noqa: E402
 from backends.openai_http import OpenAIHTTPBackend, OpenAIHTTPSettings  # noqa: E402
 from backends.vllm import VLLMBackend, VLLMSettings  # noqa: E402
-from gateway.app import Application  # noqa: E402
-from gateway.operations import open_operations  # noqa: E402
-from gateway.runtime import open_runtime  # noqa: E402
-from gateway.settings import Loaded, Settings  # noqa: E402
-from gateway.settings.source import Source  # noqa: E402
 
 WEIGHTS = vllm_engines.vllm_models.HOME / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 pytestmark = [
@@ -135,19 +129,11 @@ class Engine(vllm_engines.Engine):
 
 
 @dataclass
-class World:
-    edge: Edge
-    chance: random.Random
-    proxies: list[Proxy]
-    processes: list[Served | Engine]
-    ledger: Path
-    happened: dict[str, int] = field(default_factory=dict)
+class Day(World):
+    """processes: the servers that live behind the proxies; happened: what to them, how often."""
 
-    def idle(self) -> bool:
-        text = self.edge.app.metrics.text().decode()
-        quiet = ("modelnet_active_requests 0.0", "modelnet_active_streams 0.0", "modelnet_places_taken 0.0")
-        seats = [entry.backend.seats for entry in self.edge.runtime.catalog.values()]  # type: ignore[attr-defined]
-        return all(gauge in text for gauge in quiet) and not any(each.taken + each.waiting for each in seats)
+    processes: list[Served | Engine]
+    happened: dict[str, int] = field(default_factory=dict)
 
     async def networks(self) -> None:
         """What happens to connections. Runs until cancelled."""
@@ -180,23 +166,15 @@ class World:
         name = f"{type(process).__name__} {what}"
         self.happened[name] = self.happened.get(name, 0) + 1
 
-    async def ask(self, number: int | str, wiring: str, stream: bool, leaves: float | None = None) -> Any:
-        """The reply; None if it hung."""
+    async def count(self, id: str, wiring: str, stream: bool = False, leaves: float | None = None) -> Reply | None:
+        """As `ask`, a question that every model here can answer."""
         body = question(wiring, stream=stream, max_tokens=5, temperature=0)
         body["messages"] = [{"role": "user", "content": "Count from 1 to 9: 1, 2, 3,"}]
-        exchange = self.edge.exchange("POST", CHAT, body, {"x-request-id": f"chaos-{number}"})
-        with anyio.move_on_after(2 * REQUEST_SECONDS) as patience:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(exchange.run)
-                if leaves is not None:
-                    with anyio.move_on_after(leaves):
-                        await exchange.finished.wait()
-                    exchange.leave()
-        return None if patience.cancelled_caught else exchange.reply
+        return await self.ask(id, body, leaves, 2 * REQUEST_SECONDS)
 
 
 @asynccontextmanager
-async def world(folder: Path, vllm: bool) -> AsyncIterator[World]:
+async def world(folder: Path, vllm: bool) -> AsyncIterator[Day]:
     chance = random.Random(SEED)
     async with AsyncExitStack() as stack:
         processes: list[Served | Engine] = [Served(folder)]
@@ -222,38 +200,25 @@ async def world(folder: Path, vllm: bool) -> AsyncIterator[World]:
                 retry=0.2, retry_most=1.0, **quick,
             )  # fmt: skip
             backends["gpu"] = VLLMBackend("gpu", engine)
-        settings = Settings.model_validate(
-            {
-                "models": {name: {"backend": "fake"} for name in backends},
-                "limits": {"request_seconds": REQUEST_SECONDS, "stage_max_tokens": 5},
-                "ledger": {"database": str(folder / "ledger.db"), "flush_seconds": 0.05},
-                "key_store": {"database": str(folder / "keys.db")},
-                "resilience": {
-                    "breaker": {"least": 12, "share": 0.75, "pause": 0.2, "pause_most": 1.0},
-                    "retries": {"longest": 1.0},
-                },
-            }
-        )
-        loaded = Loaded(settings, folder / "test.yaml", Source(folder / "test.yaml"))
 
         async def build(name: str) -> Entry:
             await backends[name].start()
             why = None if name == "near" else await backends[name].why_not_fused()
             return Entry(backends[name], why_not_fused=why, native=name in ("far", "gpu"))
 
-        runtime = await stack.enter_async_context(open_runtime(loaded, build))
-        runtime.operations = await stack.enter_async_context(open_operations(loaded))
-        await runtime.wait_loaded()
-        edge = Edge(Application(runtime), runtime, {"safe": backends["safe"]})
-        yield World(edge, chance, proxies, processes, folder / "ledger.db")
+        limits = {"request_seconds": REQUEST_SECONDS, "stage_max_tokens": 5}
+        edge = await stack.enter_async_context(
+            gateway_over(folder, backends, build, limits=limits, pause=0.2, pause_most=1.0)
+        )
+        yield Day(edge, chance, proxies, folder / "ledger.db", processes)
 
 
-async def expected(w: World, wirings: Collection[str]) -> dict[str, set[str]]:
+async def expected(w: Day, wirings: Collection[str]) -> dict[str, set[str]]:
     """What every wiring says on a good day, streamed and whole, while others ask too."""
     found: dict[str, set[str]] = {wiring: set() for wiring in wirings}
 
     async def one(wiring: str, stream: bool) -> None:
-        reply = await w.ask("good", wiring, stream)
+        reply = await w.count("chaos-good", wiring, stream)
         assert reply is not None and reply.status == 200, (wiring, reply and reply.body)
         found[wiring].add(reply.content() if stream else reply.json()["choices"][0]["message"]["content"])
 
@@ -280,17 +245,13 @@ async def test_a_bad_day_of_llama_cpp_and_vllm(tmp_path: Path, capsys: pytest.Ca
 async def whole_day(folder: Path, capsys: pytest.CaptureFixture[str], wirings: Collection[str], vllm: bool) -> None:
     with capsys.disabled():
         sys.stdout.write(f"\nCHAOS_SEED={SEED} CHAOS_ENGINE_REQUESTS={REQUESTS} CHAOS_ENGINE_SECONDS={SECONDS:g}\n")
-    with structlog.testing.capture_logs() as logs:
+    with no_crashes():
         async with world(folder, vllm) as w:
             asked = await bad_day(w, capsys, tuple(wirings))
-    crashes = [line for line in logs if line["event"] == "unexpected_error" or line.get("error") == "internal_error"]
-    assert not crashes
-    with contextlib.closing(sqlite3.connect(w.ledger)) as ledger:  # closed: all is written
-        ids = [row[0] for row in ledger.execute("SELECT request_id FROM requests")]
-    assert sorted(ids) == sorted(asked)
+    assert sorted(w.ledgered()) == sorted(asked)
 
 
-async def bad_day(w: World, capsys: pytest.CaptureFixture[str], wirings: tuple[str, ...]) -> list[str]:
+async def bad_day(w: Day, capsys: pytest.CaptureFixture[str], wirings: tuple[str, ...]) -> list[str]:
     """The ids of all that was asked."""
     right = await expected(w, wirings)
     asked = ["chaos-good"] * (2 * len(wirings))
@@ -304,7 +265,7 @@ async def bad_day(w: World, capsys: pytest.CaptureFixture[str], wirings: tuple[s
             wiring, stream = wirings[number % len(wirings)], w.chance.random() < 0.5
             leaves = w.chance.uniform(0.0, 1.0) if w.chance.random() < 0.1 else None
             asked.append(f"chaos-{number}")
-            reply = await w.ask(number, wiring, stream, leaves)
+            reply = await w.count(f"chaos-{number}", wiring, stream, leaves)
             if reply is None:
                 hung.append(f"{wiring} {number}")
             else:
@@ -334,13 +295,5 @@ async def bad_day(w: World, capsys: pytest.CaptureFixture[str], wirings: tuple[s
     for process in w.processes:
         await anyio.to_thread.run_sync(process.wait)
     with anyio.fail_after(UP_SECONDS):
-        while not w.idle():
-            await anyio.sleep(0.05)
-        for wiring in wirings:  # breakers close again by themselves
-            while (reply := await w.ask("after", wiring, False)).status != 200:
-                asked.append("chaos-after")
-                assert reply.status in (502, 503, 504), reply.body
-                await anyio.sleep(0.2)
-            asked.append("chaos-after")
-            assert reply.json()["choices"][0]["message"]["content"] in right[wiring]
+        asked += ["chaos-after"] * await w.recover(right, partial(w.count, "chaos-after"), 0.2)
     return asked

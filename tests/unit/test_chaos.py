@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import os
 import random
-import sqlite3
 import sys
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,20 +20,15 @@ from typing import Any
 
 import anyio
 import pytest
-import structlog
 from bad_days import MOODS, Proxy, bad_mood
-from edge import CHAT, Edge, Exchange, Reply, question
+from chaos import Judge, World, gateway_over, no_crashes
+from edge import question
 
 from backends.catalog import Entry
 from backends.fake import FakeBackend, FakeSettings
 from backends.fake.server import FakeServer
 from backends.openai_http import OpenAIHTTPBackend, OpenAIHTTPSettings
 from backends.vllm import VLLMBackend, VLLMSettings
-from gateway.app import Application
-from gateway.operations import open_operations
-from gateway.runtime import open_runtime
-from gateway.settings import Loaded, Settings
-from gateway.settings.source import Source
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -59,34 +52,18 @@ ANSWERS = {
     "safe": "Safely: forty-two, and nothing else than that.",
     "pair": "Two servers say the same: 42 and the rest of it.",
 }
-RIGHT = {
-    400: {"request_rejected", "context_length_exceeded"},
-    502: {"backend_unavailable", "backend_error", "backend_auth_failed"},
-    503: {"overloaded", "backend_unavailable"},
-    504: {"timeout"},
-}
-"""Status → codes that it may come with. No 500: that is a fault of ours."""
 
 
 @dataclass
-class World:
-    edge: Edge
-    chance: random.Random
-    proxies: list[Proxy]
+class Day(World):
+    """fakes: models in process; behind: those behind servers."""
+
     fakes: list[FakeBackend]
     behind: list[FakeBackend]
-    ledger: Path
 
     def idle(self) -> bool:
-        text = self.edge.app.metrics.text().decode()
-        quiet = ("modelnet_active_requests 0.0", "modelnet_active_streams 0.0", "modelnet_places_taken 0.0")
-        seats = [entry.backend.seats for entry in self.edge.runtime.catalog.values()]  # type: ignore[attr-defined]
         counters = [each.counters for each in (*self.fakes, *self.behind)]
-        return (
-            all(gauge in text for gauge in quiet)
-            and not any(each.taken + each.waiting for each in seats)
-            and not any(each.streams + each.sessions + each.waiting for each in counters)
-        )
+        return super().idle() and not any(each.streams + each.sessions + each.waiting for each in counters)
 
     async def moods(self) -> None:
         """Everybody's mood changes, again and again. Runs until cancelled."""
@@ -107,7 +84,7 @@ class World:
 
 
 @asynccontextmanager
-async def world(folder: Path) -> AsyncIterator[World]:
+async def world(folder: Path) -> AsyncIterator[Day]:
     chance = random.Random(SEED)
     behind = [FakeBackend("up", FakeSettings(ANSWERS[name])) for name in ("far", "pair", "pair")]
     near, safe = (FakeBackend(name, FakeSettings(ANSWERS[name])) for name in ("near", "safe"))
@@ -128,115 +105,51 @@ async def world(folder: Path) -> AsyncIterator[World]:
             VLLMSettings(urls=(urls[1], servers[2].base_url), sessions="off", retry=0.1, retry_most=0.5, **quick),  # type: ignore[arg-type]
         )
         backends: dict[str, Any] = {"far": far, "near": near, "safe": safe, "pair": pair}
-        settings = Settings.model_validate(
-            {
-                "models": {name: {"backend": "fake"} for name in backends},
-                "limits": {"request_seconds": SECONDS, "answer_max_tokens": 200},
-                "ledger": {"database": str(folder / "ledger.db"), "flush_seconds": 0.05},
-                "key_store": {"database": str(folder / "keys.db")},
-                "resilience": {
-                    "breaker": {"least": 12, "share": 0.75, "pause": 0.1, "pause_most": 0.5},
-                    "retries": {"longest": 1.0},
-                },
-            }
-        )
-        loaded = Loaded(settings, folder / "test.yaml", Source(folder / "test.yaml"))
 
         async def build(name: str) -> Entry:
             native = name in ("far", "pair")
             return Entry(backends[name], why_not_fused=await backends[name].why_not_fused(), native=native)
 
-        runtime = await stack.enter_async_context(open_runtime(loaded, build))
-        runtime.operations = await stack.enter_async_context(open_operations(loaded))
-        await runtime.wait_loaded()
-        edge = Edge(Application(runtime), runtime, {"near": near, "safe": safe})
-        yield World(edge, chance, proxies, [near], behind, folder / "ledger.db")
+        limits = {"request_seconds": SECONDS, "answer_max_tokens": 200}
+        edge = await stack.enter_async_context(
+            gateway_over(folder, backends, build, limits=limits, pause=0.1, pause_most=0.5)
+        )
+        yield Day(edge, chance, proxies, folder / "ledger.db", [near], behind)
 
 
-async def expected(w: World) -> dict[str, str]:
+async def expected(w: World) -> dict[str, tuple[str, ...]]:
     """What every wiring says on a good day."""
     found = {}
     for wiring in WIRINGS:
         reply = await w.edge.chat(wiring)
         assert reply.status == 200, reply.body
-        found[wiring] = reply.json()["choices"][0]["message"]["content"]
-        assert found[wiring]
-    assert found["far"] == found["near>far"] == ANSWERS["far"]
+        found[wiring] = (reply.json()["choices"][0]["message"]["content"],)
+        assert all(found[wiring])
+    assert found["far"] == found["near>far"] == (ANSWERS["far"],)
     return found
-
-
-class Judge:
-    """Looks at every answer. right: wiring → what it may say; ends: how; kinds: what came how often; wrong: what must not have come."""
-
-    def __init__(self, right: Mapping[str, Collection[str]], ends: Collection[str] = ("stop",)) -> None:
-        self.right = right
-        self.ends = ends
-        self.kinds: Counter[str] = Counter()
-        self.wrong: list[str] = []
-
-    def saw(self, wiring: str, stream: bool, reply: Reply, left: bool) -> None:
-        try:
-            kind = "left" if left and not reply.complete else self._kind(wiring, stream, reply)
-        except Exception as error:  # noqa: BLE001 - an answer that can't be read is a wrong one
-            kind = f"unreadable: {error!r}"
-        self.kinds[kind] += 1
-        if kind not in ("right", "left", "broken stream") and not kind.startswith("status "):
-            self.wrong.append(f"{wiring}: {kind}: {reply.status} {reply.body[-300:]!r}")
-
-    def _kind(self, wiring: str, stream: bool, reply: Reply) -> str:
-        if not reply.complete:
-            return "incomplete"
-        if reply.status != 200:
-            code = reply.error["code"]
-            return f"status {reply.status} {code}" if code in RIGHT.get(reply.status, ()) else f"wrong status: {code}"
-        if not stream:
-            (choice,) = reply.json()["choices"]
-            same = choice["message"]["content"] in self.right[wiring] and choice["finish_reason"] in self.ends
-            return "right" if same else "a wrong answer"
-        events = reply.events()
-        if events[-1] == "[DONE]":
-            return "right" if reply.content() in self.right[wiring] else "a wrong answer"
-        error = reply.chunks()[-1]["error"]
-        if not any(error["code"] in codes for codes in RIGHT.values()):
-            return f"a wrong error: {error['code']}"
-        told = "".join(
-            choice["delta"].get("content") or "" for chunk in reply.chunks()[:-1] for choice in chunk["choices"]
-        )
-        return "broken stream" if any(each.startswith(told) for each in self.right[wiring]) else "a wrong beginning"
 
 
 async def test_a_thousand_requests_on_a_bad_day(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         sys.stdout.write(f"\nCHAOS_SEED={SEED} CHAOS_REQUESTS={REQUESTS}\n")
-    # Captured, not written: tracebacks drawn for people take longer than all the rest, and hold everybody up.
-    with structlog.testing.capture_logs() as logs:
+    with no_crashes():
         await bad_day(tmp_path, capsys)
-    crashes = [line for line in logs if line["event"] == "unexpected_error" or line.get("error") == "internal_error"]
-    assert not crashes
 
 
 async def bad_day(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with world(folder) as w:
         right = await expected(w)
-        judge, asked, hung = Judge({wiring: (said,) for wiring, said in right.items()}), len(WIRINGS), []
+        judge, hung = Judge(right), []
         todo = iter(range(REQUESTS))
 
         async def one(number: int) -> None:
             wiring, stream = WIRINGS[number % len(WIRINGS)], w.chance.random() < 0.5
-            body = question(wiring, stream=stream)
-            exchange: Exchange = w.edge.exchange("POST", CHAT, body, {"x-request-id": f"chaos-{number}"})
             leaves = w.chance.uniform(0.0, 0.3) if w.chance.random() < 0.1 else None
-            with anyio.move_on_after(2 * SECONDS) as patience:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(exchange.run)
-                    if leaves is not None:
-                        with anyio.move_on_after(leaves):
-                            await exchange.finished.wait()
-                        exchange.leave()
-            if patience.cancelled_caught:
+            reply = await w.ask(f"chaos-{number}", question(wiring, stream=stream), leaves, 2 * SECONDS)
+            if reply is None:
                 hung.append(f"{wiring} {number}")
             else:
-                judge.saw(wiring, stream, exchange.reply, leaves is not None)
+                judge.saw(wiring, stream, reply, leaves is not None)
 
         async def client() -> None:
             for number in todo:
@@ -257,17 +170,7 @@ async def bad_day(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
         await w.calm()
         with anyio.fail_after(30):
-            while not w.idle():
-                await anyio.sleep(0.05)
-            for wiring in WIRINGS:  # breakers close again by themselves
-                while (reply := await w.edge.chat(wiring)).status != 200:
-                    asked += 1
-                    assert reply.status in (502, 503, 504), reply.body
-                    await anyio.sleep(0.1)
-                asked += 1
-                assert reply.json()["choices"][0]["message"]["content"] == right[wiring]
-    with sqlite3.connect(w.ledger) as ledger:  # closed: all is written
-        ids = [row[0] for row in ledger.execute("SELECT request_id FROM requests")]
-    ledger.close()
+            asked = len(WIRINGS) + await w.recover(right, w.edge.chat, 0.1)
+    ids = w.ledgered()
     assert len(ids) == REQUESTS + asked
     assert {f"chaos-{number}" for number in range(REQUESTS)} <= set(ids)
