@@ -38,11 +38,11 @@ class Group:
     sessions: None for one that is dropped. opened: the same from the start on; an error stands for one that could not be opened.
     pieces: said so far. passes: forward passes of all members. widened: times that lists were made longer. dropped: who left, in order.
     waited: seconds spent waiting for members; seconds: of each member alone, in its forward passes.
-    drafts: where the group may read ahead; its sessions are then `Ahead`.
+    drafts: where the group may read ahead; its sessions are then those of the drafts.
     """
 
     __slots__ = (
-        "_certified", "_drafts", "_names", "_on_drop", "_options", "_said", "branches", "dropped", "fuser", "opened", "passes",
+        "_ahead", "_certified", "_drafts", "_names", "_on_drop", "_options", "_said", "branches", "dropped", "fuser", "opened", "passes",
         "pieces", "places", "seconds", "sessions", "waited", "widened",
     )  # fmt: skip
 
@@ -57,6 +57,7 @@ class Group:
         drafts: Drafts | None = None,
     ) -> None:
         self._drafts = drafts
+        self._ahead: Sequence[Ahead | None] = [None] * len(opened) if drafts is None else drafts.sessions
         self._said = bytearray()
         self._names = names
         self._options = options
@@ -132,10 +133,10 @@ class Group:
 
     async def settle_down(self) -> None:
         """The last piece is said: no session holds more than was said."""
-        for session in self.sessions:
-            if isinstance(session, Ahead):
+        for session, ahead in zip(self.sessions, self._ahead, strict=True):
+            if session is not None and ahead is not None:
                 with suppress(BackendError):  # the answer is whole
-                    await session.settle_down()
+                    await ahead.settle_down()
 
     def written(self) -> list[int]:
         """Tokens that each member has said: also those of the last piece, which nobody needed to read any more."""
@@ -199,8 +200,8 @@ class Group:
         drafts.scored(plans, rows, time.perf_counter() - began)
 
     async def _score(self, plan: Plan) -> list[TopK] | None:
-        session, place = self.sessions[plan.member], self.places[plan.member]
-        assert isinstance(session, Ahead)
+        session, place = self._ahead[plan.member], self.places[plan.member]
+        assert session is not None
         assert place is not None
         drop, append = route(place, plan.node)
         if drop:
@@ -217,7 +218,7 @@ class Group:
         return rows
 
     async def _visit(self, member: int, nodes: Sequence[Node]) -> None:
-        session = self.sessions[member]
+        session, ahead = self.sessions[member], self._ahead[member]
         assert session is not None
         for node in nodes:
             here = self.places[member]
@@ -225,7 +226,7 @@ class Group:
             if drop:
                 await session.rewind(drop)
             began = time.perf_counter()
-            known = isinstance(session, Ahead) and session.knows(append)  # it has been rewound by now
+            known = ahead is not None and ahead.knows(append)  # it has been rewound by now
             with self._limit(member, first=here is None):
                 top = await session.step(append)
             self.seconds[member] += time.perf_counter() - began
@@ -249,17 +250,17 @@ class Group:
 
     async def _look_up(self, lookup: Lookup) -> LogProbs | None:
         """None where the server can't: the step is then chosen from the lists alone, and metered as uncertified."""
-        session = self.sessions[lookup.member]
+        session, ahead = self.sessions[lookup.member], self._ahead[lookup.member]
         assert session is not None
-        before = session.passes if isinstance(session, Ahead) else 0
+        before = 0 if ahead is None else ahead.passes
         try:
             with self._limit(lookup.member, first=False):
                 return await session.lookup(lookup.ids)
         except CapabilityMissing:
             return None
         finally:
-            if isinstance(session, Ahead):
-                self.passes += session.passes - before
+            if ahead is not None:
+                self.passes += ahead.passes - before
 
 
 class Deadline:

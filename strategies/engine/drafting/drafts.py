@@ -31,11 +31,11 @@ class Plan:
 
 class Drafts:
     """See the module. Members are numbered as the group numbers them. `plan` before every round of steps; `scored` with what came of it;
-    `stepped` behind every round."""
+    `stepped` behind every round. sessions: one per member."""
 
     __slots__ = (
-        "_confirmed", "_copier", "_inventory", "_pace", "_passes", "_rounds", "_seconds", "_sessions", "_spared", "_tables",
-        "_tokens",
+        "_confirmed", "_copier", "_inventory", "_pace", "_passes", "_rounds", "_seconds", "_spared", "_tables", "_tokens",
+        "sessions",
     )  # fmt: skip
 
     def __init__(
@@ -46,7 +46,7 @@ class Drafts:
         copier: Copier,
         pace: Pace,
     ) -> None:
-        self._sessions = sessions
+        self.sessions = sessions
         self._tables = [table_of(vocabulary) for vocabulary in vocabularies]
         self._inventory = inventory
         self._copier = copier
@@ -99,19 +99,19 @@ class Drafts:
         self._passes += 1
         self._seconds = seconds
         self._tokens = max(len(plan.draft) for plan in plans)
-        self._confirmed = sum(session.confirmed for session in self._sessions)
+        self._confirmed = sum(session.confirmed for session in self.sessions)
         self._rounds = 0
         if self._pace.exact:
             return
         whole = len(read) == len(plans)
         scored = [
-            Scored(self._inventory.spellers[plan.member], plan.draft, tops, self._sessions[plan.member].noise or 0.0)
+            Scored(self._inventory.spellers[plan.member], plan.draft, tops, self.sessions[plan.member].noise or 0.0)
             for plan, tops in read
         ]
         good = usable(scored) if whole else [0] * len(read)
         for (plan, _), count in zip(read, good, strict=True):
-            if self._sessions[plan.member].noise:
-                self._sessions[plan.member].trust(count)
+            if self.sessions[plan.member].noise:
+                self.sessions[plan.member].trust(count)
 
     def stepped(self, passes: int) -> None:
         """A round of steps is over; it took so many passes."""
@@ -125,19 +125,19 @@ class Drafts:
         """Of the whole stage, when it is over."""
         self._settle()
         return DraftReport(
-            proposed=sum(session.drafted for session in self._sessions),
-            accepted=sum(session.confirmed for session in self._sessions),
+            proposed=sum(session.drafted for session in self.sessions),
+            accepted=sum(session.confirmed for session in self.sessions),
             passes=self._passes,
             spared=self._spared,
-            settled=sum(session.settled for session in self._sessions),
+            settled=sum(session.settled for session in self.sessions),
         )
 
     def _settle(self) -> None:
         """Tell the pace what the last draft was good for."""
         if self._tokens:
             # Of all members together the mean; those of one tokenizer confirm alike.
-            confirmed = sum(session.confirmed for session in self._sessions) - self._confirmed
-            each = round(confirmed / max(1, len(self._sessions)))
+            confirmed = sum(session.confirmed for session in self.sessions) - self._confirmed
+            each = round(confirmed / max(1, len(self.sessions)))
             spared = self._rounds - 1  # the round in which it was scored is not one; it may have taken another pass
             self._spared += max(0, spared)
             self._pace.drafted(self._tokens, min(each, self._tokens), spared, self._seconds)
@@ -147,7 +147,7 @@ class Drafts:
         """Members that need a pass now, and may read on behind it."""
         waiting = []
         for member in live:
-            session, place = self._sessions[member], places[member]
+            session, place = self.sessions[member], places[member]
             if not due[member] or session.full:
                 continue
             if place is None:
