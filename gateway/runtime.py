@@ -125,6 +125,7 @@ class Runtime:
         self.catalog = Catalog({})
         self._status = {name: ModelStatus("loading", "is still loading") for name in settings.models}
         self._loaded = anyio.Event()
+        self._warm = anyio.Event()
         self._users = 0
         self._left = anyio.Event()
         self._use = _Use(self._used)
@@ -150,12 +151,12 @@ class Runtime:
         return self._status
 
     async def wait_settled(self) -> None:
-        """Until no model is loading any more."""
+        """Until no model is loading any more: requests are served from then on, and quickly from `wait_loaded` on."""
         await self._loaded.wait()
 
     async def wait_loaded(self) -> None:
-        """Until no model is loading any more. Raises NothingLoaded."""
-        await self._loaded.wait()
+        """Until no model is loading any more, and first answers wait for nothing that could be had before. Raises NothingLoaded."""
+        await self._warm.wait()
         if all(status.state == "failed" for status in self._status.values()):
             raise NothingLoaded({name: status.reason or "" for name, status in self._status.items()})
 
@@ -223,12 +224,13 @@ class Runtime:
         return any(status.state == "loading" for status in self._status.values())
 
     async def load(self, build: Build) -> None:
-        """Start all models side by side."""
+        """Start all models side by side. They serve meanwhile; what first answers would wait for is worked out last."""
         async with anyio.create_task_group() as tasks:
             for name in self.settings.models:
                 tasks.start_soon(self._load, name, build)
-        await self.warm()
         self._loaded.set()
+        await self.warm()
+        self._warm.set()
 
     async def warm(self) -> None:
         """Work out what the first answers of every alias and model would wait for. Other wirings wait when they are first asked for."""
@@ -237,7 +239,8 @@ class Runtime:
         for name in (*self.settings.aliases, *self.settings.models):
             with suppress(TopologyError, ModelNotReady):
                 plans.append(self.plan(self.route(name)))
-        with anyio.move_on_after(WARM_SECONDS):
+        # Servers are asked for their vocabularies: who takes this one's place must not close them meanwhile.
+        with self.in_use(), anyio.move_on_after(WARM_SECONDS):
             ready = await warm(plans, self.catalog)
             log.debug("vocabularies_ready", sets=ready, seconds=round(time.perf_counter() - began, 3))
 
@@ -264,6 +267,7 @@ class Runtime:
     def all_settled(self) -> None:
         """Every model was served or settled from outside: nothing is loading."""
         self._loaded.set()
+        self._warm.set()
 
     def settle(self, name: str, found: Entry | ModelStatus) -> None:
         """A model that was built beside this runtime, or why it could not be."""

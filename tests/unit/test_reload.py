@@ -17,6 +17,7 @@ from edge import CHAT, Edge, Exchange, Reply, question
 from backends.catalog import Entry
 from backends.errors import BackendUnavailable
 from backends.fake import FakeBackend, FakeSettings
+from backends.types import Vocabulary
 from backends.wrappers import guard_of
 from gateway.app import Application
 from gateway.reload import Reloader, first_generation, open_reloader
@@ -122,6 +123,39 @@ async def test_what_changed_is_built_and_the_rest_is_kept(tmp_path: Path) -> Non
         assert (await w.chat("c")).status == 200
         await anyio.lowlevel.checkpoint()
         assert [len(w.open(name)) for name in "ab"] == [1, 1]
+
+
+async def test_reloading_does_not_wait_for_a_vocabulary_that_does_not_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What first answers would need is worked out beside everything else; a server that hangs holds up neither a reload nor /readyz. It
+    is not freed while it is asked."""
+    asked, go = anyio.Event(), anyio.Event()
+
+    async def hangs(self: Counting) -> Vocabulary:
+        asked.set()
+        await go.wait()
+        raise BackendUnavailable(self.name, "It is gone.")
+
+    monkeypatch.setattr(Counting, "vocabulary", hangs)
+    file = tmp_path / "gateway.yaml"
+    file.write_text(config())
+    loaded = load(file)
+    build = Builder(loaded, [], set())
+    async with open_runtime(loaded, build) as runtime:
+        with anyio.fail_after(5):
+            await asked.wait()
+        first = first_generation(loaded, runtime, Application(runtime), build)
+        async with open_reloader(first, "127.0.0.1") as reloader:
+            with anyio.fail_after(5):
+                assert (await Edge(first.app, runtime, {}).call("GET", "/readyz")).status == 200
+                file.write_text(config("two"))
+                assert (await reloader.reload()).result == "done"
+                await anyio.sleep(0.05)
+                assert not any(backend.closed for backend in build.built)
+                go.set()
+                while not any(backend.closed for backend in build.built):
+                    await anyio.sleep(0.01)
 
 
 async def test_a_model_that_is_gone_is_freed_and_not_known_any_more(tmp_path: Path) -> None:
