@@ -21,10 +21,12 @@ from __future__ import annotations
 class BackendError(Exception):
     """Base of all. `model` is the catalogue name of the model concerned.
 
-    repeatable: it had not begun with what it was asked, so that asking again can't do anything twice.
+    repeatable: it had not begun with what it was asked, so that asking again can't do anything twice. lasting: asking again is answered
+    the same until the operator mends something.
     """
 
     repeatable = False
+    lasting = False
 
     def __init__(self, model: str, message: str) -> None:
         super().__init__(message)

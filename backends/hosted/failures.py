@@ -39,6 +39,9 @@ TABLE: tuple[tuple[str, type[BackendError], str], ...] = (
 )
 """Name in `litellm.exceptions`, ours, what is said of the model's service. The first that fits counts."""
 
+LASTING = ("NotFoundError", "LiteLLMUnknownProvider")
+"""Those of the table that stay until the configuration is mended."""
+
 _PREFIX = re.compile(r"^(?:litellm\.)?\w+(?:Error|Exception|Timeout): |^\w+Exception - ")
 
 
@@ -72,7 +75,9 @@ def _mapped(litellm: Any, model: str, error: Exception) -> BackendError:
             return RequestRejected(
                 model, f"{service} {text}{': ' + said if said else '.'}", int(getattr(error, "status_code", 400) or 400)
             )
-        return ours(model, f"{service} {text}.")
+        made = ours(model, f"{service} {text}.")
+        made.lasting = name in LASTING
+        return made
     if isinstance(error, TimeoutError):
         return BackendTimeout(model, f"{service} did not answer in time.")
     return BackendUnavailable(model, f"{service} failed.")

@@ -132,7 +132,9 @@ def _by_status(model: str, status: int, headers: Mapping[str, str], said: _Said)
         return BackendAuthFailed(model, f"{server} refused the gateway's credentials.")
     if status == 404:
         # The client named a model of ours that exists: what is missing upstream is the operator's to mend.
-        return BackendUnavailable(model, f"{server} does not know this model or route.")
+        missing = BackendUnavailable(model, f"{server} does not know this model or route.")
+        missing.lasting = True
+        return missing
     if status in (408, 504):
         return BackendTimeout(model, f"{server} did not answer in time.")
     if status in (429, 503, 529):

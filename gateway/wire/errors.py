@@ -139,7 +139,9 @@ def _rejected(error: RequestRejected) -> APIError:
 
 _TABLE: dict[type[BackendError], Callable[[Any], APIError]] = {
     BackendError: lambda e: APIError(502, e.message, type=SERVER, code="backend_error", retry=False),
-    BackendUnavailable: lambda e: APIError(502, e.message, type=SERVER, code="backend_unavailable"),
+    BackendUnavailable: lambda e: APIError(
+        502, e.message, type=SERVER, code="backend_unavailable", retry=not e.lasting
+    ),
     CircuitOpen: lambda e: left_alone(e.message, e.retry_after or 1.0),
     BackendTimeout: lambda e: timed_out(e.message),
     BackendOverloaded: lambda e: overloaded(e.message, e.retry_after or 1.0),

@@ -23,7 +23,7 @@ async def run_unless_broken(stage: TextStage, job: Job) -> tuple[str, StageRepor
         try:
             text, report = await run_text(stage, job)
         except (BackendUnavailable, BackendTimeout) as error:
-            if not left or isinstance(error, CircuitOpen) or not options.may_rerun(stage.branch.model):
+            if not left or error.lasting or isinstance(error, CircuitOpen) or not options.may_rerun(stage.branch.model):
                 raise
             left -= 1
             await job.emit(StageRestarted(job.index))

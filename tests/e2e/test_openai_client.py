@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import http.server
 import json
 import os
 import re
@@ -32,6 +33,7 @@ models:
   silent: {backend: fake, faults: [{on: token, action: hang}]}
   broken: {backend: fake, answer: "one two three", faults: [{on: token, after: 2}]}
   gone: {backend: fake, faults: [{on: enter}]}
+  unknown: {backend: openai, base_url: "${E2E_UPSTREAM}"}
 aliases:
   duo: {expression: "s2p:a>b|c"}
 server: {shutdown_seconds: 0.5, keepalive_seconds: 0.3}
@@ -41,17 +43,45 @@ WIRINGS = ["a", "si:a>b", "pi:a|b", "s2p:a>b|c", "p2s:a|b>c", "(a>b)|c", "duo"]
 ASK: Any = [{"role": "user", "content": "Why?"}]
 
 
-class Gateway:
-    """A server process, from its start to its end."""
+class Unknown(http.server.ThreadingHTTPServer):
+    """A model server that knows no model. asked: paths that were posted to."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        asked = self.asked
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:  # noqa: N802 - the library's name
+                self.rfile.read(int(self.headers["content-length"]))
+                asked.append(self.path)
+                self.do_GET()
+
+            def do_GET(self) -> None:  # noqa: N802
+                body = b'{"error": {"message": "The model `unknown` does not exist.", "type": "NotFoundError", "code": 404}}'
+                self.send_response(404)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Gateway:
+    """A server process, from its start to its end. upstream: base_url of the server behind the model `unknown`."""
+
+    def __init__(self, folder: Path, upstream: str = "http://127.0.0.1:9/v1") -> None:
         config = folder / "gateway.yaml"
         config.write_text(CONFIG, encoding="utf-8")
         self.log = (folder / "log").open("w+", encoding="utf-8")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "gateway", "serve", "--config", str(config), "--port", "0"],
             stderr=self.log,
-            env={**os.environ, "E2E_KEY": KEY},
+            env={**os.environ, "E2E_KEY": KEY, "E2E_UPSTREAM": upstream},
         )
         self.url = self._url()
         self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=20)
@@ -87,8 +117,20 @@ class Gateway:
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    gateway = Gateway(tmp_path_factory.mktemp("gateway"))
+def unknown() -> Iterator[Unknown]:
+    with Unknown() as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory, unknown: Unknown) -> Iterator[Gateway]:
+    gateway = Gateway(tmp_path_factory.mktemp("gateway"), unknown.url)
     try:
         yield gateway
     finally:
@@ -173,6 +215,20 @@ def test_errors_are_the_clients_own_classes(gateway: Gateway) -> None:
         create(model="gone", messages=ASK, stream=True)
     assert gone.value.status_code == 502
     assert gone.value.request_id
+
+
+@pytest.mark.parametrize("model", ["unknown", "unknown>a", "a>unknown"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_that_its_server_does_not_know_is_told_once(
+    gateway: Gateway, unknown: Unknown, model: str, stream: bool
+) -> None:
+    """drop-in 26, 27: only its operator can mend that, so the client does not ask again, as it does by itself after other 502."""
+    patient = gateway.client.with_options(max_retries=2)
+    unknown.asked.clear()
+    with pytest.raises(openai.InternalServerError, match="does not know this model") as told:
+        patient.chat.completions.create(model=model, messages=ASK, stream=stream)
+    assert (told.value.status_code, told.value.code) == (502, "backend_unavailable")
+    assert unknown.asked == ["/v1/chat/completions"]
 
 
 def test_a_stream_that_breaks_is_an_error(gateway: Gateway) -> None:

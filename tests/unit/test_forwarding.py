@@ -382,6 +382,7 @@ async def test_a_refusal_of_the_server(status: int, body: Any, shown: int, code:
         h.upstream.behaviour = refuse
         reply = await h.chat(stream=streaming)
         assert (reply.status, reply.error["code"]) == (shown, code)
+        assert (reply.header("x-should-retry") == "false") == (status in (401, 404))
         assert not re.search(r"127\.0\.0\.1|10\.0|secret|sk-", reply.body.decode())
         if code == "request_rejected" and status == 400:
             assert reply.error["param"] == "seed"

@@ -68,6 +68,7 @@ async def test_statuses(status: int, body: Any, kind: type[errors.BackendError])
         error = caught.value
         assert type(error) is kind
         assert error.__cause__ is not None
+        assert error.lasting == (status == 404)
         assert "10.0.0.7" not in error.message
         assert "secret" not in error.message
         presentable_error(backend, error)

@@ -37,6 +37,14 @@ def subclasses(kind: type) -> set[type]:
     return {kind}.union(*(subclasses(child) for child in kind.__subclasses__()))
 
 
+def lasting(error: errors.BackendError) -> errors.BackendError:
+    error.lasting = True
+    return error
+
+
+BACKEND_ERRORS[lasting(errors.BackendUnavailable("a", "It knows none."))] = (502, "backend_unavailable", None, False)
+
+
 def test_every_backend_error_has_a_row() -> None:
     """drop-in 10, 27: the table is complete, the test too."""
     shipped = {kind for kind in subclasses(errors.BackendError) if kind.__module__.startswith("backends.")}
