@@ -51,12 +51,12 @@ class Unknown(http.server.ThreadingHTTPServer):
         asked = self.asked
 
         class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:  # noqa: N802 - the library's name
+            def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["content-length"]))
                 asked.append(self.path)
                 self.do_GET()
 
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 body = b'{"error": {"message": "The model `unknown` does not exist.", "type": "NotFoundError", "code": 404}}'
                 self.send_response(404)
                 self.send_header("content-type", "application/json")
