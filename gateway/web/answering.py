@@ -70,11 +70,11 @@ class Answering:
         self.choices = self._choices(prepared)
         self.logprobs = None if asked.logprobs is None else Logprobs(asked.logprobs)
         self.record = record
-        self.closed = False  # the last write has begun: a client that leaves from now on has its answer
+        self.closed = False  # as in `Outlet`
 
     @property
     def pristine(self) -> bool:
-        """Whether nothing of the answer has gone out."""
+        """Whether nothing of the answer has gone out; a run ends before any of a whole answer does."""
         return not self.closed
 
     def restart(self, prepared: Prepared) -> None:
@@ -171,6 +171,10 @@ class Stream(EventStream, Answering):
             with_usage=self.request.include_usage,
         )
         self._introduced = 0  # choices
+
+    def restart(self, prepared: Prepared) -> None:
+        super().restart(prepared)
+        self._introduced = 0  # what introduced them was made, and never sent
 
     async def take(self, choice: int, event: Event) -> None:
         pieces = self.choices[choice].read(event)

@@ -15,6 +15,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _HEADERS = "modelnet.headers"
+GONE = "modelnet.gone"
+"""Key of the scope: tells that the client's connection is lost, by an attribute `gone`. A server of ours puts it there."""
 
 
 class Disconnected(Exception):
@@ -69,6 +71,12 @@ async def until_disconnected(receive: Receive) -> None:
     """Return when the client has left. Only after the body was read."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def lost(scope: Scope) -> bool:
+    """Whether the client's connection is known to be lost. A server then takes what is sent, and drops it."""
+    leaving = scope.get(GONE)
+    return leaving is not None and bool(leaving.gone)
 
 
 def is_http(scope: Scope) -> bool:

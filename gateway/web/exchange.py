@@ -18,8 +18,8 @@ import structlog
 from backends.protocol import Forwarded
 from gateway.observability.record import RequestRecord
 from gateway.web.admission import shutting_down
-from gateway.web.asgi import Disconnected, Receive, Scope, Send, encoded, until_disconnected
-from gateway.web.protocol import GONE, Leaving
+from gateway.web.asgi import GONE, Disconnected, Receive, Scope, Send, encoded, until_disconnected
+from gateway.web.protocol import Leaving
 from gateway.web.route import tell_failure
 from gateway.wire import sse
 from gateway.wire.errors import APIError, timed_out, to_api_error

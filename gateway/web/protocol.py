@@ -16,12 +16,11 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from gateway.web.asgi import GONE
 from gateway.web.middleware.request_id import new_request_id
 from gateway.web.transport import HeadHolder
 from gateway.wire.errors import APIError, bad_request
 
-GONE = "modelnet.gone"
-"""Key of the scope: the request's `Leaving`."""
 HEAD_BYTES = 64 * 1024
 """Of request line and headers together."""
 HEADERS = 128

@@ -73,6 +73,10 @@ class ResponsesStream(EventStream, Answering):
         self._output = Output()
         self._told = 0
 
+    def restart(self, prepared: Prepared) -> None:
+        super().restart(prepared)
+        self._output, self._told = Output(), 0  # what was made of them was never sent
+
     async def take(self, choice: int, event: Event) -> None:
         told = [each for piece in self.choices[choice].read(event) for each in _told(self, self._output, piece)]
         if told:

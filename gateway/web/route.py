@@ -16,7 +16,7 @@ from gateway.observability.metrics import Metrics
 from gateway.observability.record import RequestRecord, record_of
 from gateway.runtime import ModelNotReady, Runtime
 from gateway.web.admission import Admission, shutting_down
-from gateway.web.asgi import Disconnected, Receive, Scope, Send, json_head, send_error, until_disconnected
+from gateway.web.asgi import Disconnected, Receive, Scope, Send, json_head, lost, send_error, until_disconnected
 from gateway.wire.errors import APIError, timed_out, to_api_error
 from gateway.wire.topology_errors import wiring_error
 from strategies.planning import Plan
@@ -32,7 +32,7 @@ LAST_WORD_SECONDS = 1.0
 
 
 class Outlet(Protocol):
-    """Where an answer goes. closed: the last write has begun, so a client that leaves from now on has its answer."""
+    """Where an answer goes. closed: the last write is over, so a client that leaves from now on has its answer."""
 
     closed: bool
 
@@ -50,18 +50,25 @@ class OneBody:
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.closed = False
+        self._begun = False
         self._scope = scope
         self._send = send
 
     async def deliver(self, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        """The answer. Until its head is taken, a failure can still be told."""
-        await self._send(json_head(200, body, headers))
+        """The answer. Until its head is taken, a failure can still be told. Raises Disconnected."""
+        try:
+            await self._send(json_head(200, body, headers))
+            self._begun = True
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        except OSError as error:  # servers may say so this way
+            raise Disconnected from error
+        if lost(self._scope):
+            raise Disconnected
         self.closed = True
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def fail(self, error: APIError) -> None:
         """As in `Outlet`."""
-        if self.closed:  # the deadline fell into the last write: the client does not read, and has not got all of it
+        if self._begun:  # the deadline fell into the last write: the client does not read, and has not got all of it
             record_of(self._scope).error = error.code or error.type
             return
         self.closed = True

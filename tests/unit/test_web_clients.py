@@ -12,6 +12,8 @@ import structlog
 from edge import CHAT, Exchange, edge, fake, question
 
 from backends.fake import Fault
+from gateway.web.asgi import GONE
+from gateway.web.protocol import Leaving as ConnectionLost
 
 pytestmark = pytest.mark.anyio
 
@@ -190,3 +192,56 @@ async def test_a_deadline_within_the_body_is_no_success(path: str) -> None:
         (line,) = (line for line in logs if line["event"] == "request")
         assert line["error"] == "timeout"
         assert e.idle()
+
+
+class Leaving(Exchange):
+    """Its client leaves while the server waits to take the last of the answer. how: what sending it then comes to."""
+
+    how = "waits"
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] == "http.response.start" or message.get("more_body"):
+            await super()._send(message)
+        elif self.how == "waits":
+            self.leave()
+            await anyio.sleep_forever()
+        elif self.how == "raises":
+            raise ConnectionResetError
+        else:  # as uvicorn
+            self._scope[GONE].lost()
+
+
+@pytest.mark.parametrize("how", ["waits", "raises", "drops"])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses"])
+async def test_a_client_that_leaves_within_the_last_write_has_no_answer(path: str, stream: bool, how: str) -> None:
+    """What the server has not taken was not told: no such request counts as answered."""
+    async with edge(fake("a")) as e:
+        body = {**ASKED[path], "stream": stream}
+        exchange = Leaving(e.app, e.exchange("POST", path)._scope, json.dumps(body).encode())
+        exchange.how = how
+        exchange._scope[GONE] = ConnectionLost()
+        with structlog.testing.capture_logs() as logs, anyio.fail_after(10):
+            await exchange.run()
+        assert not exchange.reply.complete
+        (line,) = (line for line in logs if line["event"] == "request")
+        assert line["status"] == 499
+        assert 'status="499"' in e.app.metrics.text().decode()
+        assert e.idle()
+
+
+async def test_a_failure_does_not_fall_into_a_keep_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline comes while the server waits to take the head that a comment needs: one response is begun, not two."""
+    monkeypatch.setattr("gateway.web.route.LAST_WORD_SECONDS", 60.0)
+    hangs = fake("a", faults=(Fault(on="token", action="hang"),))
+    async with edge(hangs, limits={"request_seconds": 0.3}, server={"keepalive_seconds": 0.1}) as e:
+        exchange = e.exchange("POST", CHAT, question(stream=True))
+        exchange.stall()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(exchange.run)
+            await anyio.sleep(0.6)
+            exchange.may_send.set()
+        assert exchange.reply.complete
+        assert exchange.reply.status == 200
+        first, last = exchange.reply.events()
+        assert (first, json.loads(last)["error"]["code"]) == (": keep-alive", "timeout")

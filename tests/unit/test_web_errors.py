@@ -37,14 +37,6 @@ def subclasses(kind: type) -> set[type]:
     return {kind}.union(*(subclasses(child) for child in kind.__subclasses__()))
 
 
-def lasting(error: errors.BackendError) -> errors.BackendError:
-    error.lasting = True
-    return error
-
-
-BACKEND_ERRORS[lasting(errors.BackendUnavailable("a", "It knows none."))] = (502, "backend_unavailable", None, False)
-
-
 def test_every_backend_error_has_a_row() -> None:
     """drop-in 10, 27: the table is complete, the test too."""
     shipped = {kind for kind in subclasses(errors.BackendError) if kind.__module__.startswith("backends.")}
@@ -62,6 +54,14 @@ def test_backend_errors_become_statuses(
     assert set(json.loads(mapped.body())["error"]) == {"message", "type", "param", "code"}
     if not isinstance(error, errors.SessionClosed):
         assert mapped.message == error.message
+
+
+def test_what_lasts_is_not_asked_again() -> None:
+    """Until its operator mends it: the same status and code, and SDKs are told."""
+    error = errors.BackendUnavailable("a", "Its server does not know it.")
+    error.lasting = True
+    mapped = to_api_error(error)
+    assert (mapped.status, mapped.code, mapped.headers()) == (502, "backend_unavailable", {"x-should-retry": "false"})
 
 
 @pytest.mark.parametrize(("status", "shown"), [(400, 400), (403, 403), (404, 400), (409, 400), (413, 413), (422, 400)])

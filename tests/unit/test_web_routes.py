@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from edge import CHAT, fake, question
+from edge import CHAT, Reply, fake, question
 from operated import operated
 
 from backends.fake import Fault
@@ -188,6 +188,40 @@ async def test_patience_ends_what_has_not_begun(tmp_path: Path, stream: bool) ->
         assert time.monotonic() - began < 3
         steady = await house.chat("steady", stream=stream)  # takes longer than the patience, but has begun
         assert steady.status == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
+async def test_what_was_made_and_never_sent_is_made_again(tmp_path: Path, path: str) -> None:
+    """The patience ends while the server waits to take the beginning of an answer: the next one has a beginning of its own."""
+    routes = {
+        "quick": {
+            "arms": {"only": {"model": "unheard"}},
+            "patience": 0.6,
+            "fallbacks": [{"on": ["timeout"], "model": "good"}],
+        }
+    }
+    body = question("quick", stream=True) if path == CHAT else {"model": "quick", "input": "Why?", "stream": True}
+    async with operated(tmp_path, fake("unheard"), fake("good"), routes=routes) as house:
+        plain = await house.call("POST", path, {**body, "model": "good"})
+        exchange = house.exchange("POST", path, body)
+        exchange.stall()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(exchange.run)
+            await anyio.sleep(0.9)
+            exchange.may_send.set()
+        assert [_kinds(event) for event in _told(exchange.reply)] == [_kinds(event) for event in _told(plain)]
+        assert b"unheard" not in exchange.reply.body
+        assert exchange.reply.complete
+
+
+def _told(reply: Reply) -> list[Any]:
+    """The data of its events."""
+    lines = [line for line in reply.body.decode().split("\n") if line.startswith("data: {")]
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def _kinds(event: Any) -> Any:
+    return event.get("type") or sorted(event["choices"][0]["delta"])
 
 
 async def test_shadows_answer_nobody(tmp_path: Path) -> None:
