@@ -38,6 +38,7 @@ for folder in (TESTS / "unit", TESTS / "support"):
 import vllm_engines  # noqa: E402
 from bad_days import MOODS, Proxy  # noqa: E402
 from chaos import Judge, World, gateway_over, no_crashes  # noqa: E402
+from deathwatch import DeathWatch  # noqa: E402
 from edge import Reply, question  # noqa: E402
 
 from backends.catalog import Entry  # noqa: E402
@@ -78,6 +79,7 @@ class Served:
     folder: Path
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
+    watch: DeathWatch | None = None
 
     def launch(self) -> None:
         if not self.port:
@@ -88,8 +90,12 @@ class Served:
             config = f"models:\n  up: {model}\nledger: {{enabled: false}}\nkey_store: {{database: keys.db}}\n"
             (self.folder / "served.yaml").write_text(config)
         command = ["-m", "gateway", "serve", "--config", str(self.folder / "served.yaml"), "--port", str(self.port)]
+        if self.watch is not None:
+            self.watch.end()
+        self.watch = DeathWatch()
         with (self.folder / "served.log").open("ab") as log:
             self.process = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log, start_new_session=True)
+        self.watch.over(self.process.pid)
 
     def wait(self) -> None:
         """Until it serves. Raises RuntimeError."""
@@ -113,6 +119,9 @@ class Served:
         self.signal(signal.SIGKILL)
         if self.process is not None:
             self.process.wait()
+        if self.watch is not None:
+            self.watch.end()
+            self.watch = None
 
 
 class Engine(vllm_engines.Engine):

@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import vllm_models
+from deathwatch import DeathWatch
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
@@ -61,7 +62,7 @@ def extension(name: str) -> ModuleType:
 
 
 class Engine:
-    """One server with one model. Ended by `stop` or `kill`, by the process group it leads.
+    """One server with one model. Ended by `stop` or `kill`, by the process group it leads; and when this process is gone.
 
     core: the processor core that it computes on: engines that share cores wait for each other's spinning threads.
     extension=False: vLLM as it is, without anything of ours. rewinds=False: without the extension's scheduler. paths: folders for
@@ -91,6 +92,7 @@ class Engine:
         self._args = list(args)
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
+        self._watch: DeathWatch | None = None
 
     @property
     def up(self) -> bool:
@@ -120,10 +122,14 @@ class Engine:
             "PYTHONPATH": os.pathsep.join(self._paths),
             **self._environment,
         }
+        if self._watch is not None:
+            self._watch.end()
+        self._watch = DeathWatch()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, cwd=self._log.parent, start_new_session=True
             )
+        self._watch.over(self._process.pid)
 
     def wait(self) -> None:
         """Until it serves. Raises RuntimeError with the end of its log where it does not."""
@@ -167,6 +173,9 @@ class Engine:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+        if self._watch is not None:
+            self._watch.end()
+            self._watch = None
 
     def get(self, path: str) -> bytes:
         """GET of a path of the server's root."""
