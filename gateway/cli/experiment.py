@@ -132,50 +132,52 @@ def _known_route(route: str, known: object) -> None:
 
 
 def _print(console: Console, made: Report) -> None:
+    """A row for each number, a column for each arm: there are many numbers, with intervals, and seldom more than three arms."""
     from rich.table import Table
 
-    counts = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("arm", "requests", "subjects", "errors", "refused", "left", "fell back", "scored"):
-        counts.add_column(heading, justify="left" if heading == "arm" else "right")
-    numbers = Table(box=None, pad_edge=False, header_style="bold")
-    cost = f"{made.currency} a request"
-    for heading in (
-        "arm",
-        "feedback",
-        "error share",
-        "p50 s",
-        "p90 s",
-        "p99 s",
-        "first p50 s",
-        "tokens a request",
-        cost,
-    ):
-        numbers.add_column(heading, justify="left" if heading == "arm" else "right")
-    for arm in [*made.arms, *made.shadows]:
-        name = arm.arm if arm in made.arms else f"{arm.arm} (nobody sees it)"
-        seen = (arm.requests, arm.subjects, arm.errors, arm.refused, arm.abandoned, arm.fell_back, arm.scored)
-        counts.add_row(name, *(f"{count:,}" for count in seen))
-        numbers.add_row(name, *_numbers(arm))
-    chances = Table(box=None, pad_edge=False, header_style="bold")
-    metrics = [m for m, e in made.arms[0].estimates.items() if e.best is not None] if made.arms else []
-    for heading in ("best by", *metrics):
-        chances.add_column(heading, justify="left" if heading == "best by" else "right")
-    for arm in made.arms:
-        chances.add_row(arm.arm, *(f"{arm.estimates[metric].best or 0.0:.3f}" for metric in metrics))
-    for table in (counts, numbers, *([chances] if metrics else [])):
-        console.print(table)
-        console.print()
-    console.print(f"winner: {made.winner}" if made.winner else "no winner", style="bold", end=": ", markup=False)
+    from gateway.cli.tables import tabbed
+
+    arms = [*made.arms, *made.shadows]
+    names = [arm.arm if arm in made.arms else f"{arm.arm} (nobody sees it)" for arm in arms]
+    columns = [_numbers(arm, made.currency, "{:,}" if console.is_terminal else "{}") for arm in arms]
+    measures = list(dict.fromkeys(measure for column in columns for measure in column))
+    rows = [(measure, *(column.get(measure, "") for column in columns)) for measure in measures]
+    result = f"winner: {made.winner}" if made.winner else "no winner"
+    if not console.is_terminal:
+        tabbed(("arm", *names), *rows, (f"{result}: {made.why}",))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("arm", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print()
+    console.print(result, style="bold", end=": ", markup=False)
     console.print(made.why, markup=False, soft_wrap=True)
 
 
-def _numbers(arm: ArmReport) -> list[str]:
-    found = [_interval(arm.estimates.get("feedback"), "{:.3f}"), _interval(arm.estimates.get("errors"), "{:.3f}")]
-    found += [_quantile(arm.seconds, at) for at in (0.5, 0.9, 0.99)]
-    found.append(_quantile(arm.first_token, 0.5))
-    found.append(f"{arm.tokens / arm.requests:.1f}" if arm.requests else "")
-    found.append(f"{arm.cost / arm.requests:.6f}" if arm.requests else "")
-    return found
+def _numbers(arm: ArmReport, currency: str, whole: str) -> dict[str, str]:
+    """What is known of an arm, by name. whole: how counts are written."""
+    counts = {
+        "requests": arm.requests,
+        "subjects": arm.subjects,
+        "errors": arm.errors,
+        "refused": arm.refused,
+        "left": arm.abandoned,
+        "fell back": arm.fell_back,
+        "scored": arm.scored,
+    }
+    found = {name: whole.format(count) for name, count in counts.items()}
+    found["feedback"] = _interval(arm.estimates.get("feedback"), "{:.3f}")
+    found["error share"] = _interval(arm.estimates.get("errors"), "{:.3f}")
+    found |= {f"p{at * 100:.0f} s": _quantile(arm.seconds, at) for at in (0.5, 0.9, 0.99)}
+    found["first p50 s"] = _quantile(arm.first_token, 0.5)
+    found["tokens a request"] = f"{arm.tokens / arm.requests:.1f}" if arm.requests else ""
+    found[f"{currency} a request"] = f"{arm.cost / arm.requests:.6f}" if arm.requests else ""
+    best = {name: estimate.best for name, estimate in arm.estimates.items()}
+    return found | {f"best by {name}": f"{share:.3f}" for name, share in best.items() if share is not None}
 
 
 def _interval(estimate: Estimate | None, form: str) -> str:

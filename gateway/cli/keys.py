@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from gateway.keys.key import Budget, Key, Rights
     from gateway.keys.store import KeyStore, Spent
 
@@ -82,17 +84,20 @@ def list_keys(
         typer.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
         return
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("id", "name", "state", "ends", "may", "limits", "tokens today", "this month", "in all"):
-        table.add_column(
-            heading, overflow="fold", no_wrap=heading == "id", justify="right" if "t" in heading[-2:] else "left"
-        )
+    from gateway.cli.tables import tabbed
+
+    console, rows = Console(highlight=False), []
     for key in keys:
-        spent = (f"{_spent(spending, key, period).tokens:,}" for period in (day, month, ""))
-        table.add_row(key.id, key.name, key.state(), _when(key.expires), _may(key.rights), _limits(key.rights), *spent)
-    Console().print(table if keys else "no keys yet: modelnet keys create NAME")
+        tokens = [_spent(spending, key, period).tokens for period in (day, month, "")]
+        if console.is_terminal:
+            _draw(console, key, tokens)
+        what = (_when(key.expires), _may(key.rights), _limits(key.rights))
+        rows.append((key.id, key.name, key.state(), *what, *map(str, tokens)))
+    if not console.is_terminal:
+        tabbed(("id", "name", "state", "ends", "may", "limits", "tokens today", "this month", "in all"), *rows)
+    elif not keys:
+        typer.echo("no keys yet: modelnet keys create NAME")
 
 
 @keys_app.command()
@@ -132,6 +137,25 @@ def revoke(id: Id, config: Config = None) -> None:
         _known(store, id)
         store.revoke(id)
     typer.echo(f"{id}: revoked")
+
+
+def _draw(console: Console, key: Key, tokens: Sequence[int]) -> None:
+    """One key as a paragraph beside its id: so much does not go into columns. tokens: today, this month and in all."""
+    from rich.table import Table
+    from rich.text import Text
+
+    ends = "" if key.expires is None else f", ends {_when(key.expires)}"
+    today, month, whole = tokens
+    said = Text.assemble(
+        (key.name, "bold"),
+        f"  {key.state()}{ends}\n",
+        "; ".join(filter(None, (f"may {_may(key.rights)}", _limits(key.rights)))),
+        f"\ntokens: {today:,} today, {month:,} this month, {whole:,} in all",
+    )
+    row = Table.grid(padding=(0, 2, 0, 0))
+    row.add_column(no_wrap=True)
+    row.add_row(key.id, said)
+    console.print(row)
 
 
 @contextmanager

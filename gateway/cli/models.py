@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from gateway.weights import State, WeightsError
+    from gateway.weights import State, Weights, WeightsError
 
 # What they use is imported inside the commands: `modelnet --help` stays quick.
 models_app = typer.Typer(
@@ -18,7 +18,7 @@ models_app = typer.Typer(
 )
 
 _WORDS: dict[State, str] = {
-    "present": "[green]yes[/]",
+    "present": "yes",
     "unchecked": "not checked yet",
     "partial": "in part",
     "absent": "no",
@@ -33,21 +33,28 @@ def table(context: typer.Context) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from gateway.cli.tables import tabbed
     from gateway.weights import catalogue, location, state
 
     console = Console()
     headings = ["name", "size", "here", "licence"]
+    folder = location(next(iter(catalogue()))).parent
+    if not console.is_terminal:
+        known = [(each.name, _size(each), _WORDS[state(each.name)], each.licence) for each in catalogue().values()]
+        tabbed(headings, *known)
+        typer.echo(f"in {folder}", err=True)
+        return
     if console.width >= 120:
         headings.append("what")
     rows = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         rows.add_column(heading, justify="right" if heading == "size" else "left", no_wrap=heading != "what")
     for weights in catalogue().values():
-        size = f"{weights.bytes / 1e6:,.0f} MB"
-        row = (weights.name, size, _WORDS[state(weights.name)], weights.licence, weights.description)
+        here = state(weights.name)
+        shown = f"[green]{_WORDS[here]}[/]" if here == "present" else _WORDS[here]
+        row = (weights.name, _size(weights), shown, weights.licence, weights.description)
         rows.add_row(*row[: len(headings)])
     console.print(rows)
-    folder = location(next(iter(catalogue()))).parent
     console.print(f"\nin {folder}", style="dim", highlight=False, soft_wrap=True)
 
 
@@ -84,6 +91,10 @@ def path(name: Annotated[str, typer.Argument(help="Weights in the catalogue.")])
     if not here:
         typer.echo(f"{name} is not here yet: modelnet models pull {name}", err=True)
         raise typer.Exit(1)
+
+
+def _size(weights: Weights) -> str:
+    return f"{weights.bytes / 1e6:,.0f} MB"
 
 
 def _of_config(config: Path) -> list[str]:

@@ -72,6 +72,56 @@ def test_the_life_of_a_key(folder: Path) -> None:
     store.close()
 
 
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output goes to people, in 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+
+
+RIGHTS = (
+    "--model",
+    "qwen*",
+    "--wiring",
+    "a>b",
+    "--requests-per-minute",
+    "60",
+    "--budget",
+    "5/month",
+    "--expires",
+    "30d",
+)
+
+
+def test_keys_in_a_terminal_of_80_columns(folder: Path, terminal: None) -> None:
+    """No word is folded."""
+    assert "no keys yet" in run(folder, "keys", "list").stdout
+    run(folder, "keys", "create", "the team of research", "--tokens-per-minute", "100000", *RIGHTS)
+    run(folder, "keys", "create", "x")
+    shown = run(folder, "keys", "list").stdout
+    assert len(shown.splitlines()) == 7 and max(map(len, shown.splitlines())) <= 80
+    words = " ".join(shown.split())
+    assert "the team of research active, ends 20" in words
+    assert (
+        "may a>b; models qwen*; 60 requests/min, 100000 tokens/min, 5 a month tokens: 0 today, 0 this month, 0 in"
+        in words
+    )
+    assert "x active may everything tokens: 0 today" in words
+
+
+def test_keys_for_other_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line for each, and a cell for each thing, however wide the terminal is."""
+    monkeypatch.setenv("COLUMNS", "20")
+    run(folder, "keys", "create", "the team\tof research", *RIGHTS)
+    run(folder, "keys", "create", "x")
+    head, *rows = (line.split("\t") for line in run(folder, "keys", "list").stdout.splitlines())
+    assert [row[1] for row in rows] == ["the team of research", "x"]
+    assert dict(zip(head, rows[0], strict=True))["limits"] == "60 requests/min, 5 a month"
+    assert rows[1][2:] == ["active", "never", "everything", "", "0", "0", "0"]
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -96,7 +146,8 @@ def test_keys_without_a_configuration_have_a_place(folder: Path) -> None:
     assert (folder / "state" / "keys.db").exists()
 
 
-def test_a_report_in_three_forms(folder: Path) -> None:
+def compared(folder: Path) -> None:
+    """Forty requests of each arm."""
     tables = Tables(str(folder / "ledger.db"))
     tables.write(
         [
@@ -108,6 +159,31 @@ def test_a_report_in_three_forms(folder: Path) -> None:
         ]
     )  # fmt: skip
     tables.close()
+
+
+def test_a_report_in_a_terminal_of_80_columns(folder: Path, terminal: None) -> None:
+    compared(folder)
+    lines = run(folder, "experiment", "report", "split").stdout.splitlines()
+    assert max(len(line) for line in lines if not line.startswith("no winner")) <= 80
+    assert lines[0].split() == ["arm", "plain", "pair"]
+    assert next(line for line in lines if line.startswith("p50")).split() == [
+        "p50",
+        "s",
+        *["0.500", "(0.500-0.500)"] * 2,
+    ]
+
+
+def test_a_report_for_other_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    compared(folder)
+    *rows, last = (line.split("\t") for line in run(folder, "experiment", "report", "split").stdout.splitlines())
+    assert {len(row) for row in rows} == {3}
+    assert rows[:2] == [["arm", "plain", "pair"], ["requests", "40", "40"]]
+    assert last[0].startswith("no winner: ")
+
+
+def test_a_report_in_three_forms(folder: Path) -> None:
+    compared(folder)
     shown = run(folder, "experiment", "report", "split", "--html", str(folder / "r.html")).stdout
     assert "no winner: too few subjects with feedback" in shown
     assert "40" in shown

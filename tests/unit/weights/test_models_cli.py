@@ -38,7 +38,16 @@ def test_the_table_tells_what_is_here(home: Path) -> None:
     run("pull", "tiny")
     assert "yes" in run()[1] and "not checked" not in run()[1]
     (home / "models" / "tiny.gguf").unlink()
-    assert " no " in run()[1]
+    assert run()[1].startswith("name\tsize\there\tlicence\ntiny\t0 MB\tno\t")
+
+
+def test_the_table_fits_into_80_columns_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    code, output = run()
+    lines = output.splitlines()
+    assert code == 0 and max(map(len, lines[:2])) <= 80 and "tiny" in lines[1] and "\t" not in output
 
 
 def test_path(home: Path) -> None:
