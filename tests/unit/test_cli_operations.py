@@ -76,7 +76,7 @@ def test_the_life_of_a_key(folder: Path) -> None:
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Output goes to people, in 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "dumb")
 

@@ -6,56 +6,11 @@ import json
 from typing import Any
 
 import pytest
+from relayed import DONE, HEAD, ROLE, SPENT, STOP, USAGE, chunk, chunks, event, relay, renamed, through
 
 from backends import errors
-from backends.openai_http.relay import LONGEST_EVENT, Relay, UsageWanted, whole_answer
-from backends.openai_http.splice import with_fields, with_model
+from backends.openai_http.relay import LONGEST_EVENT, Relay, UsageWanted
 from backends.types import Usage
-
-HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "up"}
-USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "prompt_tokens_details": {"cached_tokens": 1}}
-DONE = b"data: [DONE]\n\n"
-
-
-def chunk(delta: Any, finish: str | None = None, index: int = 0, **more: Any) -> bytes:
-    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-    return event({**HEAD, "choices": [choice], **more})
-
-
-def event(value: Any) -> bytes:
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-
-ROLE = chunk({"role": "assistant", "content": ""})
-STOP = chunk({}, "stop")
-SPENT = event({**HEAD, "choices": [], "usage": USAGE})
-
-
-def relay(choices: int = 1, usage: UsageWanted = "no", shown: str = "mine") -> Relay:
-    return Relay("m", shown, choices, usage)
-
-
-def through(r: Relay, *parts: bytes, ended: bool = True) -> bytes:
-    """What a client gets. Raises what the relay says is wrong."""
-    given = b""
-    for part in parts:
-        given += r.feed(part)
-        if r.failure is not None:
-            raise r.failure
-    if ended:
-        given += r.finish()
-        if r.failure is not None:
-            raise r.failure
-    return given
-
-
-def chunks(data: bytes) -> list[Any]:
-    assert data.endswith(b"\n\n")
-    return [json.loads(part[6:]) for part in data.split(b"\n\n")[:-1] if part.startswith(b"data: {")]
-
-
-def renamed(*parts: bytes) -> bytes:
-    return b"".join(parts).replace(b'"model":"up"', b'"model":"mine"')
 
 
 def test_only_the_name_changes() -> None:
@@ -323,96 +278,3 @@ def test_text_completions() -> None:
     r = relay()
     assert through(r, *words, end, DONE) == renamed(*words, end, DONE)
     assert r.wrote
-
-
-# Answers that are not streamed
-
-ANSWER = {
-    "id": "chatcmpl-1",
-    "object": "chat.completion",
-    "created": 0,
-    "model": "up",
-    "choices": [{"index": 0, "message": {"role": "assistant", "content": "hi", "x": 1}, "finish_reason": "stop"}],
-    "usage": USAGE,
-    "kv_transfer_params": {"a": None},
-}
-
-
-def test_a_whole_answer() -> None:
-    """drop-in 3, 23: the name changes, nothing else does, not even a space."""
-    for separators in ((",", ":"), (", ", ": ")):
-        data = json.dumps(ANSWER, separators=separators).encode()
-        given, usage = whole_answer("m", "mine", data)
-        assert given == data.replace(b'"up"', b'"mine"')
-        assert usage == Usage(3, 2)
-    assert whole_answer("m", "up", data)[0] is data
-
-
-def test_a_whole_answer_that_speaks_of_models() -> None:
-    """Where splicing could hit something else, it is parsed."""
-    value = {**ANSWER, "choices": [{**ANSWER["choices"][0], "model": "up", "note": '"model"'}]}  # type: ignore[index]
-    given, _ = whole_answer("m", "mine", json.dumps(value).encode())
-    assert json.loads(given) == {**value, "model": "mine"}
-    escaped = json.dumps(ANSWER).replace('"model"', '"mod\\u0065l"').encode()
-    assert json.loads(whole_answer("m", "mine", escaped)[0]) == {**ANSWER, "model": "mine"}
-
-
-def test_a_whole_answer_without_identity() -> None:
-    given = json.loads(whole_answer("m", "mine", b'{"choices":[]}')[0])
-    assert given["id"].startswith("chatcmpl-")
-    assert isinstance(given["created"], int)
-    assert (given["object"], given["model"]) == ("chat.completion", "mine")
-
-
-@pytest.mark.parametrize(
-    ("data", "kind"),
-    [
-        (b"", errors.BackendUnavailable),
-        (b"<html>", errors.BackendUnavailable),
-        (b"[]", errors.BackendUnavailable),
-        (b'{"choices":null}', errors.BackendUnavailable),
-        (b'{"error":{"message":"no","code":400}}', errors.RequestRejected),
-        (b'{"choices":[{"index":0,"message":{},"finish_reason":"abort"}]}', errors.BackendUnavailable),
-    ],
-)
-def test_what_is_no_answer_raises(data: bytes, kind: type[errors.BackendError]) -> None:
-    with pytest.raises(kind):
-        whole_answer("m", "mine", data)
-
-
-# Splicing
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        '{"model":"a","x":1}',
-        ' {\n "x" : {"m":["model is"]}, "model" :\t"a" }',
-        '{"model":"a\\"b","x":"\\\\"}',
-        '{"x":"is \\"model\\":\\"a\\" it","model":"a"}',
-    ],
-)
-def test_a_model_is_spliced(body: str) -> None:
-    spliced = with_model(body.encode(), b'"new"')
-    assert spliced is not None
-    assert json.loads(spliced) == {**json.loads(body), "model": "new"}
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        '{"model":"a","model":"b"}',
-        '{"model":"a","x":{"model":"b"}}',
-        '{"x":["model"],"model":"a"}',
-        '{"mod\\u0065l":"a","x":{"model":"b"}}',
-    ],
-)
-def test_what_is_unclear_is_not_spliced(body: str) -> None:
-    """A client must not get another model than the one that was checked."""
-    assert with_model(body.encode(), b'"new"') is None
-
-
-def test_fields_are_spliced() -> None:
-    assert with_fields(b'  {"a":1}', {"b": {"c": True}, "d": "e"}) == b'  {"b":{"c":true},"d":"e","a":1}'
-    assert with_fields(b'{"a":1,"b":null}', {"b": 2}) is None  # the last of two would win
-    assert with_fields(b'{"\\u0062":null}', {"b": 2}) is None

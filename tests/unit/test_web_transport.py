@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -16,12 +15,6 @@ from gateway.observability.logs import setup_logs
 pytestmark = pytest.mark.anyio
 
 KEY = "sk-test-0123456789"
-
-
-@pytest.fixture
-def logged() -> Iterator[list[dict[str, object]]]:
-    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
-        yield lines
 
 
 @pytest.mark.parametrize(

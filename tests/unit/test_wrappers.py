@@ -2,123 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import pytest
+from wrapped import ABILITIES, ASK, Ear, TextOnly, full, made, said, unreached
 
 from backends import errors
 from backends.fake import FakeBackend, FakeSettings, Fault
 from backends.openai_http import OpenAIHTTPBackend, OpenAIHTTPSettings
-from backends.protocol import (
-    EmbeddingBackend,
-    ForwardingBackend,
-    RawBackend,
-    TextBackend,
-    TokenBackend,
-    TokenizerBackend,
-)
-from backends.types import Message, TextDelta, TextEvent, TextRequest
-from backends.wrappers import BreakerSettings, Guard, Policy, State, Watcher, guard_of, guarded, inner
+from backends.wrappers import BreakerSettings, Guard, Policy, guard_of, guarded, inner
 from backends.wrappers.causes import CAUSES, cause, verdict
 
 pytestmark = pytest.mark.anyio
-ASK = TextRequest((Message("user", "Why?"),))
-ABILITIES = (TextBackend, TokenBackend, RawBackend, ForwardingBackend, EmbeddingBackend, TokenizerBackend)
-
-
-class Ear(Watcher):
-    """Keeps all it hears."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[str, ...]] = []
-
-    def failed(self, model: str, cause: str) -> None:
-        self.heard.append(("failed", cause))
-
-    def retried(self, model: str, cause: str) -> None:
-        self.heard.append(("retried", cause))
-
-    def unaffordable(self, model: str) -> None:
-        self.heard.append(("unaffordable",))
-
-    def hedged(self, model: str) -> None:
-        self.heard.append(("hedged",))
-
-    def hedge_won(self, model: str) -> None:
-        self.heard.append(("hedge won",))
-
-    def turned(self, model: str, state: State) -> None:
-        self.heard.append(("turned", state))
-
-    def count(self, *what: str) -> int:
-        return self.heard.count(what)
-
-
-class TextOnly:
-    """The least that a backend can be. plan: what each entering does: an error, or None for an answer; then the last one for ever.
-
-    after: seconds before the n-th stream's first event. broken: it breaks off behind its first event.
-    """
-
-    name = "m"
-
-    def __init__(self, *plan: errors.BackendError | None, after: Sequence[float] = (), broken: bool = False) -> None:
-        self.plan = list(plan) or [None]
-        self.after = list(after)
-        self.broken = broken
-        self.entered = self.left = self.cancelled = 0
-
-    @asynccontextmanager
-    async def stream(self, request: TextRequest) -> AsyncIterator[AsyncIterator[TextEvent]]:
-        error = self.plan.pop(0) if len(self.plan) > 1 else self.plan[0]
-        number = self.entered
-        self.entered += 1
-        try:
-            if error is not None:
-                raise error
-            yield self._events(number)
-        except anyio.get_cancelled_exc_class():
-            self.cancelled += 1
-            raise
-        finally:
-            self.left += 1
-
-    async def _events(self, number: int) -> AsyncIterator[TextEvent]:
-        if number < len(self.after):
-            await anyio.sleep(self.after[number])
-        yield TextDelta(f"answer {number}")
-        if self.broken:
-            raise errors.BackendUnavailable("m", "It broke off.")
-
-    async def start(self) -> None: ...
-    async def ready(self) -> None: ...
-    async def aclose(self) -> None: ...
-
-
-def unreached(message: str = "It can't be reached.") -> errors.BackendError:
-    error = errors.BackendUnavailable("m", message)
-    error.repeatable = True
-    return error
-
-
-def full(retry_after: float | None) -> errors.BackendError:
-    error = errors.BackendOverloaded("m", "It is full.", retry_after)
-    error.repeatable = retry_after is not None
-    return error
-
-
-def made(backend: Any, ear: Ear | None = None, clock: Any = None, **policy: Any) -> Any:
-    extra = {} if clock is None else {"clock": clock}
-    return guarded(backend, Guard("m", Policy(**{"pause": 0.001, **policy}), ear, **extra))
-
-
-async def said(backend: Any) -> str:
-    with anyio.fail_after(5):
-        async with backend.stream(ASK) as events:
-            return "".join([event.text async for event in events if isinstance(event, TextDelta)])
 
 
 # Abilities
@@ -349,83 +245,3 @@ async def test_sessions_are_what_they_were() -> None:
         assert (await one.lookup([5])).tolist() == (await other.lookup([5])).tolist()
         assert other.usage.completion_tokens == 4
     assert bare.counters.sessions == 0
-
-
-# Hedging
-
-
-async def test_a_silent_stream_is_asked_twice_and_the_quicker_one_is_heard() -> None:
-    bare, ear = TextOnly(after=[30.0, 0.0]), Ear()
-    assert await said(made(bare, ear, hedge_after=0.02)) == "answer 1"
-    assert bare.entered == bare.left == 2 and bare.cancelled == 1, "the other one is cancelled"
-    assert ear.heard == [("hedged",), ("hedge won",)]
-
-
-async def test_a_quick_stream_is_not_hedged() -> None:
-    bare, ear = TextOnly(), Ear()
-    assert await said(made(bare, ear, hedge_after=0.5)) == "answer 0"
-    assert bare.entered == 1 and not ear.heard
-
-
-async def test_the_first_may_still_win() -> None:
-    bare, ear = TextOnly(after=[0.1, 30.0]), Ear()
-    assert await said(made(bare, ear, hedge_after=0.02)) == "answer 0"
-    assert bare.left == 2 and ear.heard == [("hedged",)]
-
-
-async def test_hedging_is_paid_from_the_budget() -> None:
-    bare, ear = TextOnly(after=[0.03] * 30), Ear()
-    backend = made(bare, ear, hedge_after=0.001, share=0.0, reserve=2.0)
-    for _ in range(6):
-        await said(backend)
-    assert ear.count("hedged") == 2 and bare.entered == 8
-
-
-async def test_if_both_fail_the_first_error_is_told() -> None:
-    first, second = errors.BackendUnavailable("m", "first"), errors.BackendUnavailable("m", "second")
-
-    class Slow(TextOnly):
-        async def _events(self, number: int) -> AsyncIterator[TextEvent]:
-            await anyio.sleep(0.05)
-            raise (first, second)[number]
-            yield
-
-    with pytest.raises(errors.BackendUnavailable, match="first"):
-        await said(made(Slow(), hedge_after=0.01))
-
-
-async def test_one_that_fails_leaves_the_other_its_time() -> None:
-    class Uneven(TextOnly):
-        async def _events(self, number: int) -> AsyncIterator[TextEvent]:
-            await anyio.sleep(0.1 if number else 0.05)
-            if not number:
-                raise errors.BackendUnavailable("m", "The first fails.")
-            yield TextDelta("the second answers")
-
-    assert await said(made(Uneven(), hedge_after=0.01)) == "the second answers"
-
-
-async def test_a_hedged_stream_that_breaks_off_raises_where_it_breaks() -> None:
-    texts = []
-    with pytest.raises(errors.BackendUnavailable, match="broke off"):
-        async with made(TextOnly(broken=True), hedge_after=1.0).stream(ASK) as events:
-            async for event in events:
-                texts.append(event.text)  # type: ignore[union-attr]
-    assert texts == ["answer 0"]
-
-
-async def test_leaving_a_hedged_block_ends_both() -> None:
-    bare = TextOnly(after=[30.0, 30.0])
-    with anyio.move_on_after(0.1):
-        await said(made(bare, hedge_after=0.01))
-    assert bare.entered == bare.left == 2 and bare.cancelled == 2
-
-
-async def test_a_stream_without_any_event_is_an_error_not_a_hang() -> None:
-    class Empty(TextOnly):
-        async def _events(self, number: int) -> AsyncIterator[TextEvent]:
-            return
-            yield
-
-    with pytest.raises(errors.BackendUnavailable, match="without an answer"):
-        await said(made(Empty(), hedge_after=1.0))

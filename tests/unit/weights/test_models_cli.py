@@ -43,7 +43,7 @@ def test_the_table_tells_what_is_here(home: Path) -> None:
 
 def test_the_table_fits_into_80_columns_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "dumb")
     code, output = run()
     lines = output.splitlines()
