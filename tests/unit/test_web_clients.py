@@ -182,7 +182,7 @@ class Deaf(Exchange):
 
 @pytest.mark.parametrize("path", ASKED)
 async def test_a_deadline_within_the_body_is_no_success(path: str) -> None:
-    async with edge(fake("a"), limits={"request_seconds": 0.2}) as e:
+    async with edge(fake("a"), limits={"request_seconds": 0.8}) as e:
         made = e.exchange("POST", path, ASKED[path])
         exchange = Deaf(e.app, made._scope, json.dumps(ASKED[path]).encode())
         with structlog.testing.capture_logs() as logs, anyio.fail_after(10):
