@@ -10,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 READY := $(VENV)/.ready
+CORE := $(VENV)/.core
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
 # llama.cpp is built once per machine, for its CPU, with all cores; the wheel is kept with the weights, for other checkouts.
@@ -41,7 +42,7 @@ include vllm.mk clients.mk
 help: ## what can be made here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(READY) ## the environment in .venv, with everything; quick when it is there
+setup: $(READY) $(CORE) ## the environment in .venv, with everything; quick when it is there
 
 demo: setup ## weights, gateway, one fused answer, then it keeps serving (ARGS=--once: ends after the answer)
 	@$(BIN)/modelnet demo $(ARGS)
@@ -95,6 +96,7 @@ lint: setup ## style, types, and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(PY) strategies/fusion/core/compile.py --check
 	cd backends/vllm_plugin && ../../$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -121,6 +123,7 @@ audit: lock ## known vulnerabilities of what is locked; asks the package index's
 
 clean: ## remove what was built and cached here, but the environment
 	rm -rf dist build .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -f strategies/fusion/_core.*.so $(CORE)
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 clean-all: clean ## remove the environment too
@@ -160,3 +163,8 @@ $(READY): pyproject.toml | $(PY)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --find-links "$(LLAMA_WHEELS)" --only-binary llama-cpp-python \
 		--editable '.[embedded]' --group dev
 	@touch $(READY)
+
+# The fuser's core: compiled when it was installed, too; here again when its sources changed, and to say so if it can't be.
+$(CORE): $(READY) $(wildcard strategies/fusion/core/*.[ch]) strategies/fusion/core/compile.py
+	@$(PY) strategies/fusion/core/compile.py
+	@touch $(CORE)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backends.llama_cpp.cores import available
+from strategies.fusion import native
 
 BUSY = 0.5
 """Load per core from which on figures are not to be trusted."""
@@ -20,7 +21,8 @@ BUSY = 0.5
 @dataclass(frozen=True, slots=True)
 class Machine:
     """cores: those this process may use. memory: of the machine, bytes. load: averages over 1, 5 and 15 minutes, None where the
-    system tells none. llama_cpp_python: version, None if it is not installed."""
+    system tells none. llama_cpp_python: version, None if it is not installed. fuser: "native" or "python", what the
+    fuser's core is (strategies.fusion.native)."""
 
     cpu: str
     cores: int
@@ -29,6 +31,7 @@ class Machine:
     system: str
     python: str
     llama_cpp_python: str | None
+    fuser: str = "python"
 
     @property
     def busy(self) -> bool:
@@ -50,7 +53,8 @@ def look() -> Machine:
         binding = importlib.metadata.version("llama-cpp-python")
     except importlib.metadata.PackageNotFoundError:
         binding = None
-    return Machine(_cpu(), available(), _memory(), _load(), platform.platform(), platform.python_version(), binding)
+    python, system = platform.python_version(), platform.platform()
+    return Machine(_cpu(), available(), _memory(), _load(), system, python, binding, native.name())
 
 
 def _cpu() -> str:

@@ -112,7 +112,7 @@ def _where(report: Report) -> str:
     settings = report.settings
     return (
         f"{machine.cpu}: {machine.cores} cores{memory}; load before: {load}\n"
-        f"Python {machine.python}, llama-cpp-python {machine.llama_cpp_python or 'none'}, {code}\n"
+        f"Python {machine.python}, llama-cpp-python {machine.llama_cpp_python or 'none'}, fuser {machine.fuser}, {code}\n"
         f"{settings['tokens']} tokens, {settings['rounds']} rounds, k {settings['top_k']}; medians"
     )
 
@@ -207,7 +207,7 @@ def _differences(report: Report, earlier: Mapping[str, Any]) -> list[str]:
     """Why the comparison may be unfair."""
     lines = []
     machine, other = report.as_json()["machine"], earlier["machine"]
-    changed = [key for key in ("cpu", "cores", "python", "llama_cpp_python") if machine[key] != other.get(key)]
+    changed = [key for key in ("cpu", "cores", "python", "llama_cpp_python", "fuser") if machine[key] != other.get(key)]
     if changed:
         lines.append(f"The earlier run was on another machine or environment: {', '.join(changed)} differ.")
     if other.get("busy"):

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from strategies.fusion.base import Lookup
+from strategies.fusion.base import Lookup, NothingToSay
+from strategies.fusion.chooser import Greedy
 from strategies.fusion.pool import ROUNDING, Pool
 from strategies.fusion.readings import View
 
@@ -26,9 +27,19 @@ class LinearPool(Pool):
             views = [member.view() for member in self.members]
             if self._clear(views):
                 return self._settle_winner(views)
+            if self._core is not None and type(self).estimate is LinearPool.estimate and type(self._chooser) is Greedy:
+                chosen = self._core.choose(views, self.weights)
+                if chosen is None:
+                    raise NothingToSay
+                self._winner, score = chosen
+                self._scores = {self._winner: score}
+                return self._contest(views)
         return super()._decide()
 
     def estimate(self, views: Sequence[View]) -> dict[int, float]:
+        if self._core is not None:
+            scores: dict[int, float] = self._core.pooled(views, self.weights, True)
+            return scores
         return _pooled(views, self.weights, estimate=True)
 
     def low(self, piece: int, views: Sequence[View]) -> float:
@@ -69,6 +80,13 @@ class LinearPool(Pool):
         low(v) + slack, slack = Σ_m scale_m · unlisted_m. A piece of which no member lists more than a share `mark` has low(v) <= mark:
         so only the few that someone lists with more are added up.
         """
+        if self._core is not None:
+            found = self._core.clear(views, self.weights, self.same)
+            if found is None:
+                return False
+            winner, mark, estimate = found
+            self._winner, self._gap, self._scores = winner, -mark, {winner: estimate}
+            return True
         lists, tops, slack, same = [], [], 0.0, self.same
         for weight, view in zip(self.weights, views, strict=True):
             masses, total = view.masses, view.seen + view.unseen
@@ -101,6 +119,11 @@ class LinearPool(Pool):
     def _rivals(self, views: Sequence[View]) -> list[int]:
         if self._field is not None:
             return super()._rivals(views)
+        if self._core is not None:
+            found: tuple[list[int], float, float]
+            found = self._core.rivals(self.members, views, self.weights, self.same, self._winner)
+            strongest, self._gap, self.floor = found
+            return strongest
         unseen, low = 0.0, self._scores
         for weight, view in zip(self.weights, views, strict=True):
             if view.unseen:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from backends.types import LogProbs, TopK, Vocabulary
+from strategies.fusion import native
 from strategies.fusion.base import Commit, Detail, Guide, Lookup, Node, NothingToSay, Tell
 from strategies.fusion.chooser import Chooser
 from strategies.fusion.field import MOST_ASKED, Field
@@ -66,7 +67,9 @@ class Pool(ABC):
         self._field = None if guide is None and shaping is None else Field(guide, shaping, inventory)
         self._tell = tell
         self._worth = UNLISTED * share
-        self.everyone = [Readings(s, inventory.pieces, beam=beam, share=share) for s in inventory.spellers]
+        self._core = native.core
+        kind: type[Readings] = Readings if self._core is None else self._core.Readings
+        self.everyone = [kind(s, inventory.pieces, beam=beam, share=share) for s in inventory.spellers]
         self._given = tuple(weights)
         self._left = set(range(len(self.everyone)))
         self._play(self._left)
@@ -217,6 +220,12 @@ class Pool(ABC):
         self._gap = 0.0
         if not self._chooser.certain:
             return []
+        if wanted := self._contest(views):
+            return wanted
+        return self._search(field, views, found=True) if field is not None and self._gap >= 0.0 else []
+
+    def _contest(self, views: Sequence[View]) -> Sequence[Lookup]:
+        """The gap that the winner's strongest rival leaves, or what should be looked up first."""
         rivals = self._rivals(views)
         if self._rounds < self.ROUNDS and (among := range(len(views)) if rivals else self._losing_much(views)):
             self._rounds += 1
@@ -224,7 +233,7 @@ class Pool(ABC):
                 return wanted
             if any(member.narrowed for member in self.members):
                 self._rivals(views)
-        return self._search(field, views, found=True) if field is not None and self._gap >= 0.0 else []
+        return []
 
     def _settle_winner(self, views: Sequence[View]) -> Sequence[Lookup]:
         """The winner is certain; look it up where a member would lose much of it."""
@@ -291,8 +300,13 @@ class Pool(ABC):
 
     def _losing_much(self, views: Sequence[View]) -> list[int]:
         """Places in `members` of those that may have so much unlisted mass on the winner that it is worth a look-up."""
-        winner, share, losing = self._winner, self._worth, []
-        if winner not in self._ends:
+        winner, share = self._winner, self._worth
+        losing: list[int] = []
+        if winner in self._ends:
+            return losing
+        if self._core is not None:
+            losing = self._core.losing(self.members, views, winner, share)
+        else:
             for place, view in enumerate(views):
                 limit = share * view.masses.get(winner, 0.0)
                 if view.unseen > limit and self.members[place].bound(winner) > limit:

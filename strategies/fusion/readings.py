@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
+from numpy import exp
 from numpy.typing import NDArray
 
 from backends.types import Ids, LogProbs, TopK
 from strategies.fusion.base import NO_PIECES, NOTHING_FOUND, Node
+from strategies.fusion.restarting import Restarting
 from strategies.vocabulary import Continuing, Speller
 
 MOST_LISTED = 64
@@ -54,7 +56,7 @@ class View:
         self.each = each
 
 
-class Readings:
+class Readings(Restarting):
     """State of one member. `beam`: how many newly completed readings may be evaluated at once; `share`: the least share of the
     member's mass that is worth a forward pass."""
 
@@ -94,7 +96,7 @@ class Readings:
     def feed(self, node: Node, top: TopK) -> None:
         """Take the distribution at a due node."""
         node.ids = top.ids.tolist()
-        node.probs = probs = np.exp(top.logprobs).tolist()
+        node.probs = probs = exp(top.logprobs).tolist()
         node.nexts = nexts = self.speller.first.take(top.ids).tolist()
         node.masses = masses = _added(nexts, probs)
         if -1 in masses:
@@ -199,7 +201,7 @@ class Readings:
         node, view = self.position, self._view
         if view is None or view.masses is node.masses:
             view = self._view = None
-        probs = np.exp(logprobs)
+        probs = exp(logprobs)
         masses, all_found, start = node.masses, dict(node.found), 0
         for (piece, found), mass in zip(self._asked, self._sums(probs), strict=True):
             stop = start + len(found.ids)
@@ -225,7 +227,7 @@ class Readings:
         Piece → mass on it beyond the view's; and whether these are parts of what the view takes to lie outside its lists.
         """
         node = self.position
-        masses = zip(self._asked, self._sums(np.exp(logprobs)), strict=True)
+        masses = zip(self._asked, self._sums(exp(logprobs)), strict=True)
         more = {piece: node.weight * (mass - node.masses.get(piece, 0.0)) for (piece, _), mass in masses}
         return more, node.at == 0
 
@@ -236,40 +238,6 @@ class Readings:
         ends = accumulate([len(found.ids) for _, found in self._asked[:-1]])
         sums: list[float] = np.add.reduceat(probs, [0, *ends]).tolist()
         return sums
-
-    def restart(self) -> bool:
-        """Say what is pending in whole tokens, and be asked anew: nothing that was pending may be said. False: nothing is pending."""
-        pending = [node for node in self._nodes if node.said]
-        if not pending:
-            return False
-        last = max(pending, key=lambda n: n.weight)
-        for node in self._nodes:
-            node.forget()
-        self._nodes, self._view = [], None
-        self._start_over(last, self.speller.encode(last.said, last.spoken[-1]))
-        return True
-
-    def catch_up(self, missed: Sequence[int]) -> None:
-        """The group has said these pieces without asking this member: it is to read them, in tokens of its own, in one pass."""
-        base, tail = self._behind(missed)
-        for node in self._nodes:
-            node.forget()
-        self._nodes, self._view = [], None
-        self._start_over(base, self._read(tail, missed))
-
-    def passes_behind(self, missed: Sequence[int]) -> int:
-        """Forward passes that reading these pieces as they came would have taken."""
-        base, tail = self._behind(missed)
-        return (len(self._read(tail, missed)) if missed else 0) + (base in self.due)
-
-    def _behind(self, missed: Sequence[int]) -> tuple[Node, bytes]:
-        """The likeliest place that this member has reached, and what was said since."""
-        base = self.due[-1] if self.due else max(self._nodes, key=lambda n: n.weight, default=self.position)
-        return base, base.said + b"".join([self._pieces[piece] for piece in missed])
-
-    def _read(self, tail: bytes, pieces: Sequence[int]) -> Sequence[int]:
-        """Tokens that say `tail`, the last pieces of which are `pieces`."""
-        return pieces if self.speller.same else self.speller.encode(tail, pieces[-1])
 
     def advance(self, piece: int) -> None:
         """The group said `piece` (not an end): keep what fits, tokenize anew if nothing does, note what is due next."""
@@ -286,7 +254,7 @@ class Readings:
         self._settle(pending, done, unlisted)
         if not self._nodes and not self.due:
             self.repaired = bool(before)  # a single unlisted token in its own right is no new tokenization
-            self._start_over(last, self.speller.encode(before + said, piece))
+            self._retell(last, before + said, piece)
         for node in earlier:
             if node not in self._nodes:
                 node.forget()
@@ -353,13 +321,15 @@ class Readings:
         node.found = NOTHING_FOUND
 
     def _list(self, node: Node, ids: NDArray[np.int32], probs: NDArray[np.float64]) -> None:
-        """The likeliest of tokens that were looked up; the others are outside."""
+        """The likeliest of tokens that were looked up, of equal ones the first; the others are outside."""
         node.outside = node.pmin = 0.0
         if len(ids) > MOST_LISTED:
-            order = np.argpartition(probs, -MOST_LISTED)
-            others = probs[order[:-MOST_LISTED]]
+            least = np.partition(probs, -MOST_LISTED)[-MOST_LISTED]
+            above, ties = np.flatnonzero(probs > least), np.flatnonzero(probs == least)
+            listed = np.sort(np.concatenate((above, ties[: MOST_LISTED - len(above)])))
+            others = probs.copy()
+            others[listed] = 0.0
             node.outside, node.pmin = float(others.sum()), float(others.max())
-            listed = np.sort(order[-MOST_LISTED:])
             ids, probs = ids[listed], probs[listed]
         node.ids, node.probs = ids.tolist(), probs.tolist()
         self._sum(node)
@@ -375,6 +345,11 @@ class Readings:
         node.nexts = [spelled[token][at] for token in node.ids]
         node.masses = _added(node.nexts, node.probs)
         node.seen = sum(node.probs, 0.0)
+
+    def _forget_all(self) -> None:
+        for node in self._nodes:
+            node.forget()
+        self._nodes, self._view = [], None
 
     def _settle(self, pending: list[Node], done: list[Node], unlisted: float) -> None:
         """Keep the readings that matter; scale what is kept to one."""
@@ -397,17 +372,6 @@ class Readings:
             node.weight *= scale
         kept.reverse()  # the likeliest last, so that the session stands where the text most likely goes on
         self.due = kept
-
-    def _start_over(self, boundary: Node, tokens: Sequence[int]) -> None:
-        """No reading fits: go on from the last token boundary with these tokens of the member's own, which say what came behind it.
-
-        Where the member has no token for any of it, it goes on from the boundary, as if nothing had been said.
-        """
-        node = boundary
-        for token in tokens:
-            node = Node(node, token)
-        node.start()
-        self.due = [node]
 
 
 def _added(pieces: Sequence[int], probs: Sequence[float]) -> dict[int, float]:

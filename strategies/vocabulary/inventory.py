@@ -171,7 +171,7 @@ class Speller(dict[int, tuple[int, ...]]):
         self._continuing: dict[tuple[int, ...], Continuing] = {}
         self._sorted = None if index is None else (table.ids, index[2])
         firsts = None if self._sorted is None else self._sorted[1]
-        self.beginning = _Beginnings(firsts, len(pieces), len(table.vocabulary.end_ids))
+        self.beginning = Beginnings(firsts, len(pieces), len(table.vocabulary.end_ids))
         """piece → how many tokens' spellings begin with it: `len(continuing(…))` where nothing was said."""
         self.first = _first_of_each(table, self._sorted)
         """token id → the first piece of its spelling, -1 if it is empty; int32 [vocabulary size]."""
@@ -273,23 +273,24 @@ def _first_pieces(table: Table, texts: Sequence[bytes]) -> NDArray[np.int32]:
     return np.array(firsts, np.int32)
 
 
-class _Beginnings(dict[int, int]):
-    """Counts; fills itself as the speller does."""
+class Beginnings(dict[int, int]):
+    """piece → how many tokens of one tokenizer begin with it; fills itself as the speller does, so that the hot loop meets plain numbers.
 
-    __slots__ = ("_counts", "_ends")
+    counts: the same, int32 [number of pieces]; None where pieces are tokens: each begins with one.
+    """
+
+    __slots__ = ("counts",)
 
     def __init__(self, firsts: NDArray[np.int32] | None, pieces: int, ends: int) -> None:
         """firsts: the first piece of every text token, None where pieces are tokens. ends: how many tokens end the text."""
         super().__init__()
-        self._counts = None if firsts is None else np.bincount(firsts, minlength=pieces)
-        self._ends = ends
+        self.counts: NDArray[np.int32] | None = None
+        if firsts is not None:
+            self.counts = np.bincount(firsts, minlength=pieces).astype(np.int32)
+            self.counts[END] = ends
 
     def __missing__(self, piece: int) -> int:
-        if self._counts is None:
-            count = 1
-        else:
-            count = self._ends if piece == END else int(self._counts[piece])
-        self[piece] = count
+        self[piece] = count = 1 if self.counts is None else int(self.counts[piece])
         return count
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -70,9 +71,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     return Installed(python, home / "work")
 
 
-def build(*command: str) -> None:
-    """Run a step; its output is worth reading only when it fails."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+def build(*command: str, **more: str) -> None:
+    """Run a step; its output is worth reading only when it fails. more: variables of its environment."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | more
     done = subprocess.run(command, cwd="/", env=environ, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
 
@@ -109,7 +110,31 @@ def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:
     assert any(name.startswith("gateway/_config/prompts/") for name in names)
     mixin = "strategies/fusion/testing.py"  # what makers of fusers inherit their tests from
     assert [name for name in names if ("test" in name.split("/")[-1] and name != mixin) or "vllm_plugin" in name] == []
-    assert [name for name in names if name.endswith((".pyc", ".gguf"))] == []
+    assert [name for name in names if name.endswith((".pyc", ".gguf", ".c", ".h")) or "fusion/core/" in name] == []
+
+
+COMPILES = any(map(shutil.which, ("cc", "gcc", "clang")))
+
+
+def test_the_compiled_core_is_in_it_where_there_is_a_compiler(wheel: Path, installed: Installed) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        compiled = [name for name in archive.namelist() if name.endswith(".so")]
+    assert len(compiled) == COMPILES
+    assert all(name.startswith("strategies/fusion/_core.") for name in compiled)
+    assert wheel.name.endswith("-none-any.whl") != COMPILES
+    code = "from strategies.fusion import native; print(native.name())"
+    done = subprocess.run([installed.python, "-c", code], cwd=installed.cwd, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["native" if COMPILES else "python"]
+
+
+def test_without_a_compiler_it_is_pure_python(tmp_path: Path) -> None:
+    build(sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(TREE), CC="no-such-compiler")
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert "strategies/fusion/readings.py" in names
+    assert [name for name in names if name.endswith(".so")] == []
 
 
 def test_it_is_installed_without_the_embedded_backend(installed: Installed) -> None:

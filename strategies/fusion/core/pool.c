@@ -1,0 +1,472 @@
+/* The linear pool's steps over all members, as strategies.fusion.linear says them. */
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "core.h"
+
+#define ROUNDING 1e-12 /* strategies.fusion.pool.ROUNDING */
+#define FAR 1e-9       /* further ahead than this by looser bounds is ahead by closer ones, whatever the rounding */
+
+/* One member in play. */
+typedef struct {
+    Readings *member; /* NULL where only views are asked for */
+    View *view;
+    double weight;
+    double total; /* the most that its masses and all unlisted can be */
+} Side;
+
+/* All of them. Holds references, for bounds run Python code. */
+typedef struct {
+    Side *side; /* [count] */
+    Py_ssize_t count;
+    bool same;
+} Sides;
+
+static void close_sides(Sides *sides)
+{
+    for (Py_ssize_t at = 0; at < sides->count; at++) {
+        Py_XDECREF(sides->side[at].member);
+        Py_XDECREF(sides->side[at].view);
+    }
+    PyMem_Free(sides->side);
+}
+
+/* members, weights: may be NULL. -1: an exception is set, and nothing is to be closed. */
+static int open_sides(Sides *sides, PyObject *members, PyObject *views, PyObject *weights)
+{
+    PyObject *given[] = {members, views, weights}, *lists[3] = {NULL, NULL, NULL};
+    int done = 0;
+    *sides = (Sides){0};
+    for (int which = 0; which < 3 && done == 0; which++) {
+        if (given[which] == NULL) {
+            continue;
+        }
+        lists[which] = PySequence_Tuple(given[which]);
+        done = lists[which] == NULL ? -1 : 0;
+        if (done == 0 && PyTuple_GET_SIZE(lists[which]) != PyObject_Length(views)) {
+            done = -1;
+            PyErr_SetString(PyExc_ValueError, "members, views and weights are not equally many");
+        }
+    }
+    Py_ssize_t count = done < 0 ? 0 : PyTuple_GET_SIZE(lists[1]);
+    if (done == 0 && (sides->side = PyMem_Calloc((size_t)(count ? count : 1), sizeof(Side))) == NULL) {
+        PyErr_NoMemory();
+        done = -1;
+    }
+    for (Py_ssize_t at = 0; at < count && done == 0; at++) {
+        Side *side = &sides->side[at];
+        PyObject *view = PyTuple_GET_ITEM(lists[1], at), *member = members == NULL ? NULL : PyTuple_GET_ITEM(lists[0], at);
+        if (!Py_IS_TYPE(view, &ViewType) || (member != NULL && !PyObject_TypeCheck(member, &ReadingsType))) {
+            PyErr_SetString(PyExc_TypeError, "native readings and their views are wanted");
+            done = -1;
+            break;
+        }
+        side->view = (View *)Py_NewRef(view);
+        side->member = (Readings *)Py_XNewRef(member);
+        sides->count = at + 1;
+        side->total = side->view->seen + side->view->unseen;
+        side->weight = weights == NULL ? 0.0 : PyFloat_AsDouble(PyTuple_GET_ITEM(lists[2], at));
+        if (side->weight == -1.0 && PyErr_Occurred()) {
+            done = -1;
+        }
+    }
+    for (int which = 0; which < 3; which++) {
+        Py_XDECREF(lists[which]);
+    }
+    if (done < 0) {
+        close_sides(sides);
+    }
+    return done;
+}
+
+/* The most that can be on one piece that a member does not list. */
+static double unlisted(const Sides *sides, const View *view)
+{
+    return sides->same ? fmin(view->each, view->unseen) : view->unseen;
+}
+
+static double low_of(const Sides *sides, int32_t piece)
+{
+    double low = 0.0;
+    for (Py_ssize_t at = 0; at < sides->count; at++) {
+        const Side *side = &sides->side[at];
+        low += side->weight / side->total * masses_get(view_masses(side->view), piece);
+    }
+    return low;
+}
+
+/* Σ weight · mass / total: with the estimated totals, or with the largest possible ones for lower bounds. */
+static int pool(const Sides *sides, bool estimate, Masses *scores)
+{
+    Py_ssize_t most = 0;
+    for (Py_ssize_t at = 0; at < sides->count; at++) {
+        most += view_masses(sides->side[at].view)->size;
+    }
+    masses_reserve(scores, most);
+    for (Py_ssize_t at = 0; at < sides->count; at++) {
+        const View *view = sides->side[at].view;
+        double total = view->seen + (estimate ? view->fresh : view->unseen);
+        if (total > 0.0) {
+            const Masses *masses = view_masses(sides->side[at].view);
+            double scale = sides->side[at].weight / total;
+            for (Py_ssize_t place = 0; place < masses->size; place++) {
+                Mass *score = masses_at(scores, masses->items[place].piece);
+                if (score == NULL) {
+                    return -1;
+                }
+                score->mass += masses->items[place].mass * scale;
+            }
+        }
+    }
+    return 0;
+}
+
+static bool counted(Py_ssize_t count, Py_ssize_t wanted, const char *name)
+{
+    if (count != wanted) {
+        PyErr_Format(PyExc_TypeError, "%s takes %zd arguments, not %zd", name, wanted, count);
+    }
+    return count == wanted;
+}
+
+/* pooled(views, weights, estimate) → dict piece → score */
+static PyObject *pooled(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    Sides sides;
+    Masses scores = {0};
+    (void)module;
+    if (!counted(count, 3, "pooled")) {
+        return NULL;
+    }
+    int estimate = PyObject_IsTrue(args[2]);
+    if (estimate < 0 || open_sides(&sides, NULL, args[0], args[1]) < 0) {
+        return NULL;
+    }
+    PyObject *dict = pool(&sides, estimate, &scores) < 0 ? NULL : masses_dict(&scores);
+    masses_clear(&scores);
+    close_sides(&sides);
+    return dict;
+}
+
+/* What leads by more than all that is unlisted: see `LinearPool._clear`. False: nothing does so. */
+static bool leads(const Sides *sides, int32_t *winner, double *mark, double *estimate)
+{
+    double slack = 0.0, best = 0.0;
+    bool any = false;
+    for (Py_ssize_t at = 0; at < sides->count; at++) {
+        const Side *side = &sides->side[at];
+        if (view_masses(side->view)->size == 0 || side->total <= 0.0) {
+            return false;
+        }
+        slack += side->weight * unlisted(sides, side->view) / side->total;
+    }
+    for (Py_ssize_t at = 0; at < sides->count; at++) {
+        const Masses *masses = view_masses(sides->side[at].view);
+        Py_ssize_t top = 0;
+        for (Py_ssize_t place = 1; place < masses->size; place++) {
+            if (masses->items[place].mass > masses->items[top].mass) {
+                top = place;
+            }
+        }
+        double low = low_of(sides, masses->items[top].piece);
+        if (!any || low > best) {
+            best = low;
+            *winner = masses->items[top].piece;
+            any = true;
+        }
+    }
+    *mark = best - slack - ROUNDING;
+    if (!any || !(*mark > 0.0)) {
+        return false;
+    }
+    *estimate = 0.0;
+    for (Py_ssize_t at = 0; at < sides->count; at++) {
+        const Side *side = &sides->side[at];
+        const Masses *masses = view_masses(side->view);
+        double least = *mark * side->total;
+        *estimate += side->weight * masses_get(masses, *winner) / (side->view->seen + side->view->fresh);
+        for (Py_ssize_t place = 0; place < masses->size; place++) {
+            int32_t piece = masses->items[place].piece;
+            if (masses->items[place].mass >= least && piece != *winner && low_of(sides, piece) >= *mark) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+/* clear(views, weights, same) → (winner, mark, its estimated score), or None */
+static PyObject *clear(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    Sides sides;
+    (void)module;
+    if (!counted(count, 3, "clear")) {
+        return NULL;
+    }
+    int same = PyObject_IsTrue(args[2]);
+    if (same < 0 || open_sides(&sides, NULL, args[0], args[1]) < 0) {
+        return NULL;
+    }
+    sides.same = same;
+    int32_t winner = 0;
+    double mark = 0.0, estimate = 0.0;
+    bool found = leads(&sides, &winner, &mark, &estimate);
+    close_sides(&sides);
+    return found ? Py_BuildValue("idd", (int)winner, mark, estimate) : Py_NewRef(Py_None);
+}
+
+/* How far the winner is certainly ahead of a piece, before division by its lower bound: see `LinearPool._all_ahead`. -1: an exception. */
+static int lead(const Sides *sides, int32_t winner, int32_t piece, bool wide, double *difference)
+{
+    *difference = 0.0;
+    for (Py_ssize_t at = 0; at < sides->count; at++) {
+        const Side *side = &sides->side[at];
+        double least = 0.0;
+        if (side->view->unseen != 0.0) {
+            least = readings_bound(side->member, piece, wide);
+            if (least < 0.0) {
+                return -1;
+            }
+            least = fmin(least, side->view->unseen);
+        }
+        const Masses *masses = view_masses(side->view);
+        double apart = masses_get(masses, winner) - (masses_get(masses, piece) + least);
+        if (apart > 0.0 || (sides->same && apart != 0.0)) {
+            *difference += side->weight * apart / side->total;
+        } else if (apart != 0.0) {
+            *difference += side->weight * apart / (side->view->seen + least);
+        }
+    }
+    return 0;
+}
+
+typedef struct {
+    double ahead;
+    int32_t piece;
+} Rival;
+
+static int by_lead(const void *one, const void *other)
+{
+    const Rival *a = one, *b = other;
+    if (a->ahead != b->ahead) {
+        return a->ahead < b->ahead ? -1 : 1;
+    }
+    return a->piece < b->piece ? -1 : a->piece > b->piece;
+}
+
+/* Of the pieces in `low` those that could yet beat the winner, strongest first. Their number; -1: an exception. */
+static Py_ssize_t find_rivals(const Sides *sides, const Masses *low, int32_t winner, double floor, double unseen, Rival *rivals)
+{
+    double mark = floor - unseen; /* nothing unlisted adds more to a piece than all of it */
+    Py_ssize_t pieces = 0, found = 0;
+    for (Py_ssize_t at = 0; at < sides->count; at++) {
+        pieces = PyTuple_GET_SIZE(sides->side[at].member->pieces);
+        for (Py_ssize_t place = 0; place < low->size; place++) {
+            if (low->items[place].piece >= pieces) {
+                PyErr_SetString(PyExc_ValueError, "views are not those of the members");
+                return -1;
+            }
+        }
+    }
+    for (Py_ssize_t place = 0; place < low->size; place++) {
+        int32_t piece = low->items[place].piece;
+        double difference = 0.0;
+        if (!(low->items[place].mass >= mark) || piece == winner) {
+            continue;
+        }
+        if (floor != 0.0) {
+            if (lead(sides, winner, piece, true, &difference) < 0) {
+                return -1;
+            }
+            if (difference / floor > FAR) {
+                continue;
+            }
+            if (lead(sides, winner, piece, false, &difference) < 0) {
+                return -1;
+            }
+        }
+        double ahead = floor != 0.0 ? difference / floor : -1.0;
+        if (ahead <= ROUNDING) {
+            rivals[found++] = (Rival){ahead, piece};
+        }
+    }
+    qsort(rivals, (size_t)found, sizeof(Rival), by_lead);
+    return found;
+}
+
+/* (pieces, gap, floor): see `LinearPool._rivals`. */
+static PyObject *rivals_of(const Sides *sides, int32_t winner)
+{
+    Masses low = {0};
+    Rival *rivals = NULL;
+    PyObject *list = NULL;
+    double unseen = 0.0;
+    for (Py_ssize_t at = 0; at < sides->count; at++) {
+        const Side *side = &sides->side[at];
+        if (side->view->unseen != 0.0) {
+            unseen += side->weight * unlisted(sides, side->view) / side->total;
+        }
+    }
+    if (pool(sides, false, &low) < 0) {
+        goto end;
+    }
+    rivals = PyMem_Malloc((size_t)(low.size + 1) * sizeof(Rival));
+    if (rivals == NULL) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    double floor = masses_get(&low, winner);
+    Py_ssize_t found = find_rivals(sides, &low, winner, floor, unseen, rivals);
+    if (found < 0) {
+        goto end;
+    }
+    double gap = unseen - floor;
+    if (found > 0) {
+        gap = fmax(gap, fmax(0.0, -rivals[0].ahead * floor));
+    } else if (unseen >= floor) {
+        rivals[found++].piece = winner; /* only a piece that nobody listed could win: its exact values may raise its floor */
+    }
+    list = PyList_New(found);
+    for (Py_ssize_t at = 0; list != NULL && at < found; at++) {
+        PyObject *piece = PyLong_FromLong(rivals[at].piece);
+        if (piece == NULL) {
+            Py_CLEAR(list);
+        } else {
+            PyList_SET_ITEM(list, at, piece);
+        }
+    }
+    if (list != NULL) {
+        list = Py_BuildValue("Ndd", list, gap, floor); /* takes the list over */
+    }
+end:
+    masses_clear(&low);
+    PyMem_Free(rivals);
+    return list;
+}
+
+/* The piece with the largest score, of equal ones the smallest. False: there is none. */
+static bool greedy(const Masses *scores, int32_t *winner, double *score)
+{
+    for (Py_ssize_t at = 0; at < scores->size; at++) {
+        const Mass *each = &scores->items[at];
+        if (at == 0 || each->mass > *score || (each->mass == *score && each->piece < *winner)) {
+            *score = each->mass;
+            *winner = each->piece;
+        }
+    }
+    return scores->size > 0;
+}
+
+/* choose(views, weights) → (piece, score) by estimated scores, or None where nothing is listed */
+static PyObject *choose(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    Sides sides;
+    Masses scores = {0};
+    (void)module;
+    if (!counted(count, 2, "choose") || open_sides(&sides, NULL, args[0], args[1]) < 0) {
+        return NULL;
+    }
+    PyObject *chosen = NULL;
+    int32_t winner = 0;
+    double score = 0.0;
+    if (pool(&sides, true, &scores) == 0) {
+        chosen = greedy(&scores, &winner, &score) ? Py_BuildValue("id", (int)winner, score) : Py_NewRef(Py_None);
+    }
+    masses_clear(&scores);
+    close_sides(&sides);
+    return chosen;
+}
+
+/* rivals(members, views, weights, same, winner) → (pieces, gap, floor) */
+static PyObject *rivals(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    Sides sides;
+    int32_t winner;
+    (void)module;
+    if (!counted(count, 5, "rivals") || !as_int32(args[4], &winner)) {
+        return NULL;
+    }
+    int same = PyObject_IsTrue(args[3]);
+    if (same < 0 || open_sides(&sides, args[0], args[1], args[2]) < 0) {
+        return NULL;
+    }
+    sides.same = same;
+    PyObject *result = rivals_of(&sides, winner);
+    close_sides(&sides);
+    return result;
+}
+
+/* losing(members, views, winner, share) → places: see `Pool._losing_much` */
+static PyObject *losing(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    Sides sides;
+    int32_t winner;
+    (void)module;
+    if (!counted(count, 4, "losing") || !as_int32(args[2], &winner)) {
+        return NULL;
+    }
+    double share = PyFloat_AsDouble(args[3]);
+    if ((share == -1.0 && PyErr_Occurred()) || open_sides(&sides, args[0], args[1], NULL) < 0) {
+        return NULL;
+    }
+    PyObject *places = PyList_New(0);
+    for (Py_ssize_t at = 0; places != NULL && at < sides.count; at++) {
+        Side *side = &sides.side[at];
+        double limit = share * masses_get(view_masses(side->view), winner);
+        if (!(side->view->unseen > limit)) {
+            continue;
+        }
+        double most = -1.0;
+        if (winner < 0 || winner >= PyTuple_GET_SIZE(side->member->pieces)) {
+            PyErr_SetString(PyExc_IndexError, "an unknown piece");
+        } else {
+            most = readings_bound(side->member, winner, false);
+        }
+        PyObject *place = most > limit ? PyLong_FromSsize_t(at) : NULL;
+        if (most < 0.0 || (most > limit && (place == NULL || PyList_Append(places, place) < 0))) {
+            Py_CLEAR(places);
+        }
+        Py_XDECREF(place);
+    }
+    close_sides(&sides);
+    return places;
+}
+
+/* exponentials(logprobs) → list of probabilities: for tests, which run the reference on the same ones */
+static PyObject *list_exponentials(PyObject *module, PyObject *logprobs)
+{
+    Py_buffer view = {0};
+    (void)module;
+    if (open_doubles(logprobs, &view) < 0) {
+        return NULL;
+    }
+    Py_ssize_t count = view.shape[0];
+    double *values = PyMem_Calloc((size_t)(count ? count : 1), sizeof(double));
+    PyObject *list = values == NULL ? PyErr_NoMemory() : PyList_New(count);
+    if (list != NULL) {
+        copy_doubles(&view, values);
+        exponentials(values, count);
+    }
+    for (Py_ssize_t at = 0; list != NULL && at < count; at++) {
+        PyObject *number = PyFloat_FromDouble(values[at]);
+        if (number == NULL) {
+            Py_CLEAR(list);
+        } else {
+            PyList_SET_ITEM(list, at, number);
+        }
+    }
+    PyMem_Free(values);
+    PyBuffer_Release(&view);
+    return list;
+}
+
+PyMethodDef pool_methods[] = {
+    {"exponentials", list_exponentials, METH_O, NULL},
+    {"pooled", (PyCFunction)(void (*)(void))pooled, METH_FASTCALL, NULL},
+    {"clear", (PyCFunction)(void (*)(void))clear, METH_FASTCALL, NULL},
+    {"choose", (PyCFunction)(void (*)(void))choose, METH_FASTCALL, NULL},
+    {"rivals", (PyCFunction)(void (*)(void))rivals, METH_FASTCALL, NULL},
+    {"losing", (PyCFunction)(void (*)(void))losing, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
