@@ -71,33 +71,28 @@ static Py_ssize_t spelled(Readings *self, int32_t token)
     return length;
 }
 
-/* Ids of all tokens that were looked up for a piece; to be freed. NULL: an exception is set. */
-static int32_t *ids_of(const Found *found, Py_ssize_t *complete)
+/* Ids of all tokens that were looked up for a piece, to be released, and how many of them it completes. -1: an exception is set. */
+static int open_ids(const Found *found, Py_buffer *ids, Py_ssize_t *complete)
 {
-    Py_buffer view = {0};
-    Py_ssize_t count = found->count;
-    PyObject *ids = PyObject_GetAttr(found->tokens, name_ids);
-    PyObject *whole = ids == NULL ? NULL : PyObject_GetAttr(found->tokens, name_complete);
-    int32_t *copy = NULL;
-    if (whole != NULL && open_int32s(ids, &view) == 0) {
+    Py_ssize_t count = found->count; /* `found` does not hold from here on */
+    PyObject *tokens = Py_NewRef(found->tokens);
+    PyObject *array = PyObject_GetAttr(tokens, name_ids);
+    PyObject *whole = array == NULL ? NULL : PyObject_GetAttr(tokens, name_complete);
+    int done = whole == NULL ? -1 : open_int32s(array, ids);
+    if (done == 0) {
         *complete = PyLong_AsSsize_t(whole);
-        if (!PyErr_Occurred() && (view.shape[0] != count || *complete < 0 || *complete > count)) {
+        if (!PyErr_Occurred() && (ids->shape[0] != count || *complete < 0 || *complete > count)) {
             PyErr_SetString(PyExc_ValueError, "these are not the tokens that were looked up");
         }
-        if (!PyErr_Occurred()) {
-            copy = PyMem_Malloc((size_t)(count ? count : 1) * sizeof(int32_t));
-            if (copy == NULL) {
-                PyErr_NoMemory();
-            } else if (copy_int32s(&view, copy) < 0) {
-                PyMem_Free(copy);
-                copy = NULL;
-            }
+        if (PyErr_Occurred()) {
+            PyBuffer_Release(ids);
+            done = -1;
         }
     }
-    PyBuffer_Release(&view);
-    Py_XDECREF(ids);
+    Py_DECREF(tokens);
+    Py_XDECREF(array);
     Py_XDECREF(whole);
-    return copy;
+    return done;
 }
 
 /* Nexts and masses of the lists as they are now. */
@@ -165,6 +160,15 @@ failed:
     return -1;
 }
 
+static double largest(const double *values, Py_ssize_t count)
+{
+    double most[4] = {0.0, 0.0, 0.0, 0.0}; /* four at a time, for speed */
+    for (Py_ssize_t at = 0; at < count; at++) {
+        most[at % 4] = values[at] > most[at % 4] ? values[at] : most[at % 4];
+    }
+    return fmax(fmax(most[0], most[1]), fmax(most[2], most[3]));
+}
+
 /* The places of the likeliest of `values`, ascending; of equal ones the first. A heap whose root is the one to give up next. */
 static void likeliest(const double *values, Py_ssize_t count, Py_ssize_t *places)
 {
@@ -202,57 +206,69 @@ static void likeliest(const double *values, Py_ssize_t count, Py_ssize_t *places
     }
 }
 
-/* The likeliest of tokens that were looked up; the others are outside. */
-static int list(Readings *self, Node *node, const int32_t *ids, const double *values, Py_ssize_t count)
+/* The likeliest of the tokens from `first` on; the others are outside. holder: bytes that hold the values. */
+static int list(Readings *self, Node *node, const Py_buffer *ids, Py_ssize_t first, PyObject *holder, Py_ssize_t start)
 {
+    Py_ssize_t count = ids->shape[0] - first, listed = count > MOST_LISTED ? MOST_LISTED : count, places[MOST_LISTED];
+    double *values = (double *)PyBytes_AS_STRING(holder) + start + first, *copy = NULL;
     node->outside = node->pmin = 0.0;
-    Py_ssize_t listed = count > MOST_LISTED ? MOST_LISTED : count;
     if (node_lists(node, listed) < 0) {
         return -1;
     }
     if (listed == count) {
-        memcpy(node->ids, ids, (size_t)count * sizeof(int32_t));
-        memcpy(node->probs, values, (size_t)count * sizeof(double));
-        return add_up(self, node);
+        for (Py_ssize_t at = 0; at < count; at++) {
+            places[at] = at;
+        }
+    } else {
+        likeliest(values, count, places);
     }
-    Py_ssize_t places[MOST_LISTED];
-    double *rest = PyMem_Malloc((size_t)count * sizeof(double));
-    if (rest == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    likeliest(values, count, places);
-    memcpy(rest, values, (size_t)count * sizeof(double));
-    for (Py_ssize_t at = 0; at < MOST_LISTED; at++) {
-        node->ids[at] = ids[places[at]];
+    for (Py_ssize_t at = 0; at < listed; at++) {
+        if (!int32_at(ids, first + places[at], &node->ids[at])) {
+            return -1;
+        }
         node->probs[at] = values[places[at]];
-        rest[places[at]] = 0.0;
     }
-    node->outside = pairwise_sum(rest, count);
-    for (Py_ssize_t at = 0; at < count; at++) {
-        node->pmin = rest[at] > node->pmin ? rest[at] : node->pmin;
+    if (listed < count) {
+        if (Py_REFCNT(holder) > 1) { /* hardly ever: what was looked up is let go when its piece is said, and then it is ours to change */
+            copy = PyMem_Malloc((size_t)count * sizeof(double));
+            if (copy == NULL) {
+                PyErr_NoMemory();
+                return -1;
+            }
+            values = memcpy(copy, values, (size_t)count * sizeof(double));
+        }
+        for (Py_ssize_t at = 0; at < listed; at++) {
+            values[places[at]] = 0.0;
+        }
+        node->outside = pairwise_sum(values, count);
+        node->pmin = largest(values, count);
+        PyMem_Free(copy);
     }
-    PyMem_Free(rest);
     return add_up(self, node);
 }
 
 /* Where the piece was looked up. 1: the node goes on with the tokens that reach beyond it; 0: there are none; -1: an exception is set. */
 static int go_on_found(Readings *self, Node *node, int32_t piece, const Found *found, Done *done)
 {
-    Py_ssize_t whole = 0, count = found->count;
+    Py_ssize_t whole = 0, count = found->count, start = found->start;
     PyObject *holder = Py_NewRef(found->values);
-    const double *values = (const double *)PyBytes_AS_STRING(holder) + found->start;
-    int32_t *ids = ids_of(found, &whole); /* `found` does not hold from here on */
-    int result = ids == NULL ? -1 : whole < count;
+    Py_buffer ids;
+    if (open_ids(found, &ids, &whole) < 0) {
+        Py_DECREF(holder);
+        return -1;
+    }
+    int result = whole < count;
     for (Py_ssize_t at = 0; at < whole && result >= 0; at++) {
-        if (complete(done, node, ids[at], node->weight * values[at]) < 0) {
+        int32_t token;
+        double p = ((const double *)PyBytes_AS_STRING(holder))[start + at];
+        if (!int32_at(&ids, at, &token) || complete(done, node, token, node->weight * p) < 0) {
             result = -1;
         }
     }
-    if (result > 0 && (say(self, node, piece) < 0 || list(self, node, ids + whole, values + whole, count - whole) < 0)) {
+    if (result > 0 && (say(self, node, piece) < 0 || list(self, node, &ids, whole, holder, start) < 0)) {
         result = -1;
     }
-    PyMem_Free(ids);
+    PyBuffer_Release(&ids);
     Py_DECREF(holder);
     return result;
 }
@@ -310,14 +326,14 @@ static int one_token(Readings *self, Node *node, int32_t piece)
         }
         p = ((const double *)PyBytes_AS_STRING(found->values))[found->start];
         Py_ssize_t whole = 0;
-        int32_t *ids = ids_of(found, &whole);
-        if (ids == NULL) {
+        Py_buffer ids;
+        if (open_ids(found, &ids, &whole) < 0) {
             return -1;
         }
-        token = ids[0];
-        PyMem_Free(ids);
-        if (whole != 1) {
-            return 0;
+        bool read = int32_at(&ids, 0, &token);
+        PyBuffer_Release(&ids);
+        if (!read || whole != 1) {
+            return read ? 0 : -1;
         }
     } else {
         const Mass *mass = masses_find(&node->masses, piece);

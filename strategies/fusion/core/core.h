@@ -114,7 +114,7 @@ bool as_int32(PyObject *number, int32_t *value);
 int open_doubles(PyObject *array, Py_buffer *view); /* float64 or float32; to be released */
 int open_int32s(PyObject *array, Py_buffer *view);  /* int32 or int64 */
 void copy_doubles(const Py_buffer *view, double *into);
-int copy_int32s(const Py_buffer *view, int32_t *into);
+bool int32_at(const Py_buffer *view, Py_ssize_t at, int32_t *value); /* false: an exception is set */
 void exponentials(double *values, Py_ssize_t count);
 double pairwise_sum(const double *values, Py_ssize_t count);
 

@@ -1,6 +1,6 @@
 #include "masses.h"
 
-#define SCANNED 16 /* so many entries are found sooner by looking at each than by hashing */
+#define SCANNED 32 /* so many entries are found sooner by looking at each than by hashing */
 
 static inline size_t first_slot(int32_t piece, size_t mask)
 {

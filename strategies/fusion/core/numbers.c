@@ -54,23 +54,21 @@ void copy_doubles(const Py_buffer *view, double *into)
     }
 }
 
-int copy_int32s(const Py_buffer *view, int32_t *into)
+bool int32_at(const Py_buffer *view, Py_ssize_t at, int32_t *value)
 {
-    const char *from = view->buf;
-    for (Py_ssize_t at = 0; at < view->shape[0]; at++, from += view->strides[0]) {
-        if (view->itemsize == sizeof(int32_t)) {
-            memcpy(&into[at], from, sizeof(int32_t));
-        } else {
-            int64_t value;
-            memcpy(&value, from, sizeof value);
-            if (value < INT32_MIN || value > INT32_MAX) {
-                PyErr_SetString(PyExc_ValueError, "an id is too large");
-                return -1;
-            }
-            into[at] = (int32_t)value;
-        }
+    const char *from = (const char *)view->buf + at * view->strides[0];
+    if (view->itemsize == sizeof(int32_t)) {
+        memcpy(value, from, sizeof(int32_t));
+        return true;
     }
-    return 0;
+    int64_t wide;
+    memcpy(&wide, from, sizeof wide);
+    if (wide < INT32_MIN || wide > INT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "an id is too large");
+        return false;
+    }
+    *value = (int32_t)wide;
+    return true;
 }
 
 bool as_int32(PyObject *number, int32_t *value)

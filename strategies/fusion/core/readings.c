@@ -133,16 +133,20 @@ static int fill(Readings *self, Node *node, const Py_buffer *ids, const Py_buffe
         PyErr_Format(PyExc_ValueError, "%zd ids have %zd log-probabilities", count, nats->shape[0]);
         return -1;
     }
-    if (node_lists(node, count) < 0 || copy_int32s(ids, node->ids) < 0) {
+    if (node_lists(node, count) < 0) {
         return -1;
     }
     copy_doubles(nats, node->probs);
     for (Py_ssize_t at = 0; at < count; at++) {
-        int32_t id = node->ids[at];
+        int32_t id;
+        if (!int32_at(ids, at, &id)) {
+            return -1;
+        }
         if (id < 0 || id >= size || first[id] >= pieces) {
             PyErr_Format(PyExc_IndexError, "token %d of a vocabulary of %zd", (int)id, size);
             return -1;
         }
+        node->ids[at] = id;
         node->nexts[at] = first[id];
     }
     exponentials(node->probs, count);
