@@ -1,6 +1,8 @@
-# The gateway: no models in it, no compiler, no GPU. Build from the top of the repository:
+# The gateway: no models in it, no compiler left in it, no GPU. Build from the top of the repository:
 #   docker build -f deploy/docker/gateway.Dockerfile -t modelnet-gateway .
 FROM python:3.12-slim AS build
+# The fuser's core is compiled here; without a compiler it would run in Python.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY gateway gateway

@@ -12,8 +12,8 @@ Invariants. The order of the members never shows. The bytes that every member's 
 masses of a member's kept readings add up to one; what was dropped is metered as lost. A step is *certified* only if no completion
 of the unlisted probabilities could change its winner.
 
-Cost per piece and member: O(k) dictionary operations on the k listed tokens, some tens of microseconds for k = 20; several times
-that for a piece whose winner has to be looked up. `modelnet bench` measures it.
+Cost per piece and member: O(k) operations on the k listed tokens, some ten microseconds for k = 20 on the compiled core (`native`); several
+times that for a piece whose winner has to be looked up. `modelnet bench` measures it.
 
 `pool` holds what all pools have in common and asks a subclass for its formula and its bounds (`linear`, `geometric`, `entropy`, `gated`);
 `field` is what else has a say about the next piece (a guide, penalties, biases), `telling` what is told about it; `registry` finds

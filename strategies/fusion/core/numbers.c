@@ -43,6 +43,10 @@ int open_int32s(PyObject *array, Py_buffer *view)
 void copy_doubles(const Py_buffer *view, double *into)
 {
     const char *from = view->buf;
+    if (view->itemsize == sizeof(double) && view->strides[0] == sizeof(double) && view->shape[0] > 0) {
+        memcpy(into, from, (size_t)view->shape[0] * sizeof(double));
+        return;
+    }
     for (Py_ssize_t at = 0; at < view->shape[0]; at++, from += view->strides[0]) {
         if (view->itemsize == sizeof(double)) {
             memcpy(&into[at], from, sizeof(double));
