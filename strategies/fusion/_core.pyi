@@ -61,5 +61,10 @@ def losing(
     members: Sequence[readings.Readings], views: Sequence[readings.View], winner: int, share: float, /
 ) -> list[int]: ...
 
+# Everybody advances. How many had to tokenize anew, and what was lost so far (weighted, and the most of one), that of this piece added.
+def say(
+    members: Sequence[readings.Readings], weights: Sequence[float], piece: int, lost: float, worst: float, /
+) -> tuple[int, float, float]: ...
+
 # Probabilities of natural logarithms, as everything here has them: within 4e-16 of the true ones, the same bits on every machine.
 def exponentials(logprobs: LogProbs, /) -> list[float]: ...

@@ -15,7 +15,10 @@ from strategies.fusion import _core
 from strategies.fusion.readings import NO_IDS
 from strategies.fusion.restarting import Restarting
 
-choose, clear, losing, pooled, rivals = _core.choose, _core.clear, _core.losing, _core.pooled, _core.rivals
+View = _core.View
+choose, clear, losing, pooled, rivals, say = (
+    _core.choose, _core.clear, _core.losing, _core.pooled, _core.rivals, _core.say,
+)  # fmt: skip
 
 
 class Readings(_core.Readings, Restarting):

@@ -37,7 +37,7 @@ class LinearPool(Pool):
         return super()._decide()
 
     def estimate(self, views: Sequence[View]) -> dict[int, float]:
-        if self._core is not None:
+        if self._core is not None and all(isinstance(view, self._core.View) for view in views):
             scores: dict[int, float] = self._core.pooled(views, self.weights, True)
             return scores
         return _pooled(views, self.weights, estimate=True)

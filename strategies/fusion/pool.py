@@ -159,15 +159,24 @@ class Pool(ABC):
         if self._field is not None:
             self._field.said(piece)
         if not end:
+            self._say(piece)
+        self._rounds = 0
+        self._decided = self._settled = self._wished = self._supplied = self._told = False
+        self._may_ask = True
+        return Commit(b"" if end else self._pieces[piece], end, probability, told)
+
+    def _say(self, piece: int) -> None:
+        """All in play advance."""
+        if self._core is not None:
+            said = self._core.say(self.members, self.weights, piece, self._lost, self._worst_lost)
+            drift, self._lost, self._worst_lost = said
+            self._drift += drift
+        else:
             for member, weight in zip(self.members, self.weights, strict=True):
                 member.advance(piece)
                 self._drift += member.repaired
                 self._lost += weight * member.lost
                 self._worst_lost = max(self._worst_lost, member.lost)
-        self._rounds = 0
-        self._decided = self._settled = self._wished = self._supplied = self._told = False
-        self._may_ask = True
-        return Commit(b"" if end else self._pieces[piece], end, probability, told)
 
     def drop(self, member: int) -> None:
         self._left.discard(member)

@@ -319,3 +319,53 @@ def test_long_answers_and_cycles_are_freed() -> None:
     before = sum(isinstance(each, compiled.Readings) for each in gc.get_objects())
     gc.collect()
     assert sum(isinstance(each, compiled.Readings) for each in gc.get_objects()) <= before
+
+
+def test_memory_that_is_not_to_be_had_is_an_error() -> None:
+    """Every allocation fails once, in every call: an exception, and nothing worse."""
+    failing = pytest.importorskip("_testcapi", reason="of CPython's own tests")
+    inventory = inventory_of((vocabulary(random.Random(5), 12), vocabulary(random.Random(6), 12)))
+    speller, pieces = inventory.spellers[0], inventory.pieces
+    known = [piece for piece, text in enumerate(pieces) if len(text) > 1 or text in {b"a", b"b", b"c"}]
+    failed = 0
+
+    def answer(tried: int, allocation: int) -> int:
+        """Calls made. tried: the one in which an allocation fails."""
+        calls = 0
+
+        def call(method: Any, *args: Any) -> Any:
+            nonlocal calls, failed
+            calls += 1
+            if calls - 1 == tried:
+                failing.set_nomemory(allocation, allocation + 1)
+            try:
+                return method(*args)
+            except MemoryError:
+                failed += 1
+            except (IndexError, ValueError):
+                pass  # what the failed call left behind
+            finally:
+                failing.remove_mem_hooks()
+
+        member = compiled.Readings(speller, pieces, beam=2, share=0.005)
+        for step in range(5):
+            probs = np.random.default_rng(step).dirichlet(np.full(len(speller.first), 0.4)) + 1e-9
+            order = np.argsort(-probs)[:6].astype(np.int32)
+            top = TopK(order, np.log(probs[order]), float(1.0 - probs[order].sum()))
+            for node in tuple(member.due):
+                call(member.feed, node, top)
+            call(member.bounds, known)
+            if ids := call(member._missing, known[:4], 1000):
+                call(member.supply, np.log(probs[np.concatenate(ids)]))
+            view = call(member.view) or member.view()
+            call(_core.pooled, [view], [1.0], True)
+            call(_core.clear, [view], [1.0], False)
+            call(_core.rivals, [member], [view], [1.0], False, known[0])
+            call(_core.losing, [member], [view], known[0], 0.0)
+            call(_core.say, [member], [1.0], next(iter(view.masses), known[0]), 0.0, 0.0)
+        return calls
+
+    for tried in range(answer(-1, 0)):
+        for allocation in range(30):
+            answer(tried, allocation)
+    assert failed > 50

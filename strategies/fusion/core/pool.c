@@ -433,6 +433,51 @@ static PyObject *losing(PyObject *module, PyObject *const *args, Py_ssize_t coun
     return places;
 }
 
+/* say(members, weights, piece, lost, worst) → (repairs, lost, worst): all of them advance; what they lose is added to what was lost */
+static PyObject *say(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    if (!counted(count, 5, "say")) {
+        return NULL;
+    }
+    double lost = PyFloat_AsDouble(args[3]), worst = PyErr_Occurred() ? 0.0 : PyFloat_AsDouble(args[4]);
+    PyObject *members = PyErr_Occurred() ? NULL : PySequence_Tuple(args[0]);
+    PyObject *weights = members == NULL ? NULL : PySequence_Tuple(args[1]);
+    Py_ssize_t repairs = 0;
+    PyObject *result = NULL;
+    if (weights == NULL) {
+        goto end;
+    }
+    if (PyTuple_GET_SIZE(weights) != PyTuple_GET_SIZE(members)) {
+        PyErr_SetString(PyExc_ValueError, "members and weights are not equally many");
+        goto end;
+    }
+    for (Py_ssize_t at = 0; at < PyTuple_GET_SIZE(members); at++) {
+        PyObject *member = PyTuple_GET_ITEM(members, at);
+        double weight = PyFloat_AsDouble(PyTuple_GET_ITEM(weights, at));
+        if (!PyObject_TypeCheck(member, &ReadingsType)) {
+            PyErr_SetString(PyExc_TypeError, "native readings are wanted");
+        }
+        if (PyErr_Occurred()) {
+            goto end;
+        }
+        PyObject *done = readings_advance(member, args[2]);
+        if (done == NULL) {
+            goto end;
+        }
+        Py_DECREF(done);
+        const Readings *said = (const Readings *)member;
+        repairs += said->repaired;
+        lost += weight * said->lost;
+        worst = said->lost > worst ? said->lost : worst;
+    }
+    result = Py_BuildValue("ndd", repairs, lost, worst);
+end:
+    Py_XDECREF(members);
+    Py_XDECREF(weights);
+    return result;
+}
+
 /* exponentials(logprobs) → list of probabilities: for tests, which run the reference on the same ones */
 static PyObject *list_exponentials(PyObject *module, PyObject *logprobs)
 {
@@ -466,6 +511,7 @@ PyMethodDef pool_methods[] = {
     {"pooled", (PyCFunction)(void (*)(void))pooled, METH_FASTCALL, NULL},
     {"clear", (PyCFunction)(void (*)(void))clear, METH_FASTCALL, NULL},
     {"choose", (PyCFunction)(void (*)(void))choose, METH_FASTCALL, NULL},
+    {"say", (PyCFunction)(void (*)(void))say, METH_FASTCALL, NULL},
     {"rivals", (PyCFunction)(void (*)(void))rivals, METH_FASTCALL, NULL},
     {"losing", (PyCFunction)(void (*)(void))losing, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
