@@ -1,27 +1,8 @@
 /* The linear pool's steps over all members, as strategies.fusion.linear says them. */
 
 #include <math.h>
-#include <stdlib.h>
 
-#include "core.h"
-
-#define ROUNDING 1e-12 /* strategies.fusion.pool.ROUNDING */
-#define FAR 1e-9       /* further ahead than this by looser bounds is ahead by closer ones, whatever the rounding */
-
-/* One member in play. */
-typedef struct {
-    Readings *member; /* NULL where only views are asked for */
-    View *view;
-    double weight;
-    double total; /* the most that its masses and all unlisted can be */
-} Side;
-
-/* All of them. Holds references, for bounds run Python code. */
-typedef struct {
-    Side *side; /* [count] */
-    Py_ssize_t count;
-    bool same;
-} Sides;
+#include "pool.h"
 
 static void close_sides(Sides *sides)
 {
@@ -81,7 +62,7 @@ static int open_sides(Sides *sides, PyObject *members, PyObject *views, PyObject
 }
 
 /* The most that can be on one piece that a member does not list. */
-static double unlisted(const Sides *sides, const View *view)
+double unlisted(const Sides *sides, const View *view)
 {
     return sides->same ? fmin(view->each, view->unseen) : view->unseen;
 }
@@ -97,7 +78,7 @@ static double low_of(const Sides *sides, int32_t piece)
 }
 
 /* Σ weight · mass / total: with the estimated totals, or with the largest possible ones for lower bounds. */
-static int pool(const Sides *sides, bool estimate, Masses *scores)
+int pool(const Sides *sides, bool estimate, Masses *scores)
 {
     Py_ssize_t most = 0;
     for (Py_ssize_t at = 0; at < sides->count; at++) {
@@ -214,135 +195,6 @@ static PyObject *clear(PyObject *module, PyObject *const *args, Py_ssize_t count
     bool found = leads(&sides, &winner, &mark, &estimate);
     close_sides(&sides);
     return found ? Py_BuildValue("idd", (int)winner, mark, estimate) : Py_NewRef(Py_None);
-}
-
-/* How far the winner is certainly ahead of a piece, before division by its lower bound: see `LinearPool._all_ahead`. -1: an exception. */
-static int lead(const Sides *sides, int32_t winner, int32_t piece, bool wide, double *difference)
-{
-    *difference = 0.0;
-    for (Py_ssize_t at = 0; at < sides->count; at++) {
-        const Side *side = &sides->side[at];
-        double least = 0.0;
-        if (side->view->unseen != 0.0) {
-            least = readings_bound(side->member, piece, wide);
-            if (least < 0.0) {
-                return -1;
-            }
-            least = fmin(least, side->view->unseen);
-        }
-        const Masses *masses = view_masses(side->view);
-        double apart = masses_get(masses, winner) - (masses_get(masses, piece) + least);
-        if (apart > 0.0 || (sides->same && apart != 0.0)) {
-            *difference += side->weight * apart / side->total;
-        } else if (apart != 0.0) {
-            *difference += side->weight * apart / (side->view->seen + least);
-        }
-    }
-    return 0;
-}
-
-typedef struct {
-    double ahead;
-    int32_t piece;
-} Rival;
-
-static int by_lead(const void *one, const void *other)
-{
-    const Rival *a = one, *b = other;
-    if (a->ahead != b->ahead) {
-        return a->ahead < b->ahead ? -1 : 1;
-    }
-    return a->piece < b->piece ? -1 : a->piece > b->piece;
-}
-
-/* Of the pieces in `low` those that could yet beat the winner, strongest first. Their number; -1: an exception. */
-static Py_ssize_t find_rivals(const Sides *sides, const Masses *low, int32_t winner, double floor, double unseen, Rival *rivals)
-{
-    double mark = floor - unseen; /* nothing unlisted adds more to a piece than all of it */
-    Py_ssize_t pieces = 0, found = 0;
-    for (Py_ssize_t at = 0; at < sides->count; at++) {
-        pieces = PyTuple_GET_SIZE(sides->side[at].member->pieces);
-        for (Py_ssize_t place = 0; place < low->size; place++) {
-            if (low->items[place].piece >= pieces) {
-                PyErr_SetString(PyExc_ValueError, "views are not those of the members");
-                return -1;
-            }
-        }
-    }
-    for (Py_ssize_t place = 0; place < low->size; place++) {
-        int32_t piece = low->items[place].piece;
-        double difference = 0.0;
-        if (!(low->items[place].mass >= mark) || piece == winner) {
-            continue;
-        }
-        if (floor != 0.0) {
-            if (lead(sides, winner, piece, true, &difference) < 0) {
-                return -1;
-            }
-            if (difference / floor > FAR) {
-                continue;
-            }
-            if (lead(sides, winner, piece, false, &difference) < 0) {
-                return -1;
-            }
-        }
-        double ahead = floor != 0.0 ? difference / floor : -1.0;
-        if (ahead <= ROUNDING) {
-            rivals[found++] = (Rival){ahead, piece};
-        }
-    }
-    qsort(rivals, (size_t)found, sizeof(Rival), by_lead);
-    return found;
-}
-
-/* (pieces, gap, floor): see `LinearPool._rivals`. */
-static PyObject *rivals_of(const Sides *sides, int32_t winner)
-{
-    Masses low = {0};
-    Rival *rivals = NULL;
-    PyObject *list = NULL;
-    double unseen = 0.0;
-    for (Py_ssize_t at = 0; at < sides->count; at++) {
-        const Side *side = &sides->side[at];
-        if (side->view->unseen != 0.0) {
-            unseen += side->weight * unlisted(sides, side->view) / side->total;
-        }
-    }
-    if (pool(sides, false, &low) < 0) {
-        goto end;
-    }
-    rivals = PyMem_Malloc((size_t)(low.size + 1) * sizeof(Rival));
-    if (rivals == NULL) {
-        PyErr_NoMemory();
-        goto end;
-    }
-    double floor = masses_get(&low, winner);
-    Py_ssize_t found = find_rivals(sides, &low, winner, floor, unseen, rivals);
-    if (found < 0) {
-        goto end;
-    }
-    double gap = unseen - floor;
-    if (found > 0) {
-        gap = fmax(gap, fmax(0.0, -rivals[0].ahead * floor));
-    } else if (unseen >= floor) {
-        rivals[found++].piece = winner; /* only a piece that nobody listed could win: its exact values may raise its floor */
-    }
-    list = PyList_New(found);
-    for (Py_ssize_t at = 0; list != NULL && at < found; at++) {
-        PyObject *piece = PyLong_FromLong(rivals[at].piece);
-        if (piece == NULL) {
-            Py_CLEAR(list);
-        } else {
-            PyList_SET_ITEM(list, at, piece);
-        }
-    }
-    if (list != NULL) {
-        list = Py_BuildValue("Ndd", list, gap, floor); /* takes the list over */
-    }
-end:
-    masses_clear(&low);
-    PyMem_Free(rivals);
-    return list;
 }
 
 /* The piece with the largest score, of equal ones the smallest. False: there is none. */
