@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backends.catalog import Catalog, Entry
@@ -114,6 +114,7 @@ ASKED: tuple[dict[str, Any], ...] = (
     wrong=st.frozensets(st.integers(0, 60), max_size=6),
     recall=st.booleans(),
 )
+@example(seed=62677172, members=3, asked=ASKED[5], wrong=frozenset(), recall=False)  # two ids are said before a draft
 async def test_everything_is_told_as_without_drafts(
     fuser: str, seed: int, members: int, asked: dict[str, Any], wrong: frozenset[int], recall: bool
 ) -> None:

@@ -115,7 +115,7 @@ class Ahead:
         self._common = len(self._here)
         self._base, self._line, self._rows = len(self._here), ids[len(missing) :], tops[len(missing) :]
         self._standing = True
-        self._reached = self._base + 1
+        self._reached = self._base + len(append)
         return self._rows
 
     def trust(self, rows: int) -> None:
