@@ -1,12 +1,18 @@
 """What a fused step costs on vLLM, against the same engines by themselves, in one run.
 
-    .venv/bin/python tests/benchmarks/vllm_lockstep.py [--steps 200] [--rounds 3] [--out FILE]
+    .venv/bin/python tests/benchmarks/vllm_lockstep.py [--parts one,pair] [--at-once 1,4,16] [--steps 70] [--rounds 3] [--out FILE]
+    .venv/bin/python tests/benchmarks/vllm_lockstep.py --serve              starts the engines only, and says where they are
+    .venv/bin/python tests/benchmarks/vllm_lockstep.py --urls SMOL QWEN …   measures those
 
 Starts two engines (smol and qwen), each on a core of its own. All times are medians, in ms, over all steps of all rounds; what is compared
 is measured in turns, so that a machine that warms up or slows down does it to both. "alone" is vLLM's own streaming of an answer,
-"session" the same engine stepped by the gateway, "side by side" both engines streaming answers of their own at once, "lock-step"
-both stepped together: the next ids go out when both distributions are here. Steps follow the engines' own greedy answers, so both
-do the same work. The output is JSON, with the machine and the load it was under: only a quiet machine gives figures that mean much.
+"session" the same engine stepped by the gateway, "side by side" both engines streaming answers of their own at once (the other one goes on
+until the measured one is through), "lock-step" both stepped together: the next ids go out when both distributions are here. Steps follow
+the engines' own greedy answers, so both do the same work. The output is JSON, with the machine and the load it was under: only a quiet
+machine gives figures that mean much.
+
+Parts: one, pair, drafts, ways (what else could score a draft), fair (plain chat beside sessions), freed (sessions of a client that is
+gone), frames.
 """
 
 from __future__ import annotations
@@ -16,22 +22,26 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
+import aiohttp  # noqa: E402
+import anyio  # noqa: E402
 import numpy as np  # noqa: E402
 import vllm_engines  # noqa: E402
-from vllm_engines import KEY, Engine  # noqa: E402
+from vllm_engines import KEY, PATIENT, Engine  # noqa: E402
 
 from backends.types import Message, Sampling, TextDelta, TextRequest, TopK  # noqa: E402
 from backends.vllm import VLLMBackend, VLLMSettings, frames  # noqa: E402
@@ -85,6 +95,23 @@ async def many(n: int, call: Callable[[], Awaitable[Times]]) -> Times:
     return [value for part in await asyncio.gather(*(call() for _ in range(n))) for value in part]
 
 
+@asynccontextmanager
+async def meanwhile(n: int, call: Callable[[], Awaitable[Times]]) -> AsyncIterator[None]:
+    """n at once, again and again, until the block is left."""
+
+    async def go_on() -> None:
+        while True:
+            await call()
+
+    tasks = [asyncio.create_task(go_on()) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def in_turns(rounds: int, **calls: Callable[[], Awaitable[Times]]) -> dict[str, float]:
     found: dict[str, Times] = {name: [] for name in calls}
     for _ in range(rounds):
@@ -93,50 +120,147 @@ async def in_turns(rounds: int, **calls: Callable[[], Awaitable[Times]]) -> dict
     return {name: round(statistics.median(times), 3) for name, times in found.items()}
 
 
-async def measure(engines: dict[str, Engine], steps: int, rounds: int) -> dict[str, Any]:
-    backends = {
-        name: VLLMBackend(name, VLLMSettings(urls=(engine.url,), api_key=KEY)) for name, engine in engines.items()
-    }
-    smol, qwen = backends["smol"], backends["qwen"]
-    follow = {name: await greedy(backend, steps) for name, backend in backends.items()}
-    pair, paths = [smol, qwen], [follow["smol"], follow["qwen"]]
-    found: dict[str, Any] = {}
+Ids = list[int]
 
-    for name, backend in backends.items():
-        one = await in_turns(
-            rounds,
-            alone=lambda backend=backend: stream(backend, steps),
-            session=lambda backend=backend, name=name: lockstep([backend], [follow[name]], steps),
-        )
-        found[f"one member, {name}"] = {**one, "ratio": round(one["session"] / one["alone"], 3)}
 
-    async def beside(n: int) -> dict[str, float]:
-        async def both(which: VLLMBackend) -> Times:
-            mine, _ = await asyncio.gather(
-                many(n, lambda: stream(which, steps)),
-                many(n, lambda: stream(qwen if which is smol else smol, steps)),
+class Bench:
+    """Both models. paths: the engines' own greedy answers, by model."""
+
+    def __init__(self, urls: dict[str, str], steps: int, rounds: int) -> None:
+        self.backends = {
+            name: VLLMBackend(name, VLLMSettings(urls=(url,), api_key=KEY, **PATIENT)) for name, url in urls.items()
+        }
+        self.urls = urls
+        self.steps = steps
+        self.rounds = rounds
+        self.paths: dict[str, Ids] = {}
+
+    async def start(self) -> None:
+        for name, backend in self.backends.items():
+            self.paths[name] = await greedy(backend, max(160, self.steps))
+
+    def fused(self, steps: int) -> Awaitable[Times]:
+        names = list(self.backends)
+        return lockstep([self.backends[name] for name in names], [self.paths[name] for name in names], steps)
+
+    async def one(self) -> dict[str, Any]:
+        found = {}
+        for name, backend in self.backends.items():
+            one = await in_turns(
+                self.rounds,
+                alone=lambda backend=backend: stream(backend, self.steps),
+                session=lambda backend=backend, name=name: lockstep([backend], [self.paths[name]], self.steps),
             )
-            return mine
+            found[name] = {**one, "ratio": round(one["session"] / one["alone"], 3)}
+        return found
+
+    async def beside(self, n: int) -> dict[str, float]:
+        """n fused requests against n answers of each engine at once; the more at once, the fewer steps each."""
+        steps = max(SKIP + 18, self.steps * 2 // (n + 1))
+
+        async def both(name: str) -> Times:
+            (other,) = self.backends.keys() - {name}
+
+            async with meanwhile(n, lambda: stream(self.backends[other], steps)):
+                return await many(n, lambda: stream(self.backends[name], steps))
 
         two = await in_turns(
-            rounds,
-            smol_side_by_side=lambda: both(smol),
-            qwen_side_by_side=lambda: both(qwen),
-            lockstep=lambda: many(n, lambda: lockstep(pair, paths, steps)),
+            self.rounds,
+            smol_side_by_side=lambda: both("smol"),
+            qwen_side_by_side=lambda: both("qwen"),
+            lockstep=lambda: many(n, lambda: self.fused(steps)),
         )
         slower = max(two["smol_side_by_side"], two["qwen_side_by_side"])
         return {**two, "ratio": round(two["lockstep"] / slower, 3)}
 
-    for n in (1, 4, 16):
-        found[f"a pair, {n} at once"] = await beside(n)
-        sys.stderr.write(f"{n}: {found[f'a pair, {n} at once']}\n")
+    async def fair(self) -> dict[str, float]:
+        """One plain answer's time between tokens while 8 others run on the same engine: ordinary requests, or fused sessions."""
+        smol = self.backends["smol"]
 
-    found["drafts of 8, smol"] = await drafts(smol, follow["smol"], rounds)
-    found["plain chat on smol beside 8 others"] = await fairness(smol, qwen, follow, steps, rounds)
-    found["frames"] = wire()
-    for backend in backends.values():
-        await backend.aclose()
-    return found
+        async def with_others(other: Callable[[], Awaitable[Times]]) -> Times:
+            async with meanwhile(8, other):
+                return await stream(smol, self.steps)
+
+        found = await in_turns(
+            self.rounds,
+            plain=lambda: with_others(lambda: stream(smol, self.steps)),
+            fused=lambda: with_others(lambda: self.fused(self.steps)),
+            sessions=lambda: with_others(lambda: lockstep([smol], [self.paths["smol"]], self.steps)),
+        )
+        return {**found, "ratio": round(found["fused"] / found["plain"], 3)}
+
+    async def freed(self) -> dict[str, float]:
+        """ms from the end of a client's socket until the door holds none of its 8 sessions."""
+        times: Times = []
+        for _ in range(10):
+            gone = VLLMBackend("smol", VLLMSettings(urls=(self.urls["smol"],), api_key=KEY))
+            async with AsyncExitStack() as stack:
+                for _ in range(8):
+                    session = await stack.enter_async_context(gone.open(ASK, k=K))
+                    await session.step()
+                connection = await gone._replicas[0].connection()
+                connection._socket._response.connection.transport.abort()
+                began = time.perf_counter()
+                while await status(self.urls["smol"]):
+                    await asyncio.sleep(0.002)
+                times.append((time.perf_counter() - began) * 1e3)
+            await gone.aclose()
+        return {"median": round(statistics.median(times), 3), "worst": round(max(times), 3)}
+
+    async def measure(self, parts: list[str], at_once: list[int]) -> dict[str, Any]:
+        """By part; said as soon as it is known."""
+        await self.start()
+        smol = self.backends["smol"]
+        calls: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
+            "one": self.one,
+            **{f"pair, {n} at once": partial(self.beside, n) for n in at_once},
+            "drafts": lambda: drafts(smol, self.paths["smol"], self.rounds),
+            "ways": lambda: ways(self.urls["smol"], self.paths["smol"]),
+            "fair": self.fair,
+            "freed": self.freed,
+        }
+        found: dict[str, Any] = {"frames": wire()} if "frames" in parts else {}
+        for name, call in calls.items():
+            if name.split(",")[0] in parts:
+                found[name] = await call()
+                sys.stderr.write(f"{name}: {json.dumps(found[name])}\n")
+        for backend in self.backends.values():
+            await backend.aclose()
+        return found
+
+
+async def status(url: str) -> int:
+    """Sessions at a door."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with aiohttp.ClientSession(headers=headers) as http, http.get(url + "/modelnet/status") as answer:
+        return int((await answer.json())["sessions"])
+
+
+async def ways(url: str, ids: Ids) -> dict[str, float]:
+    """What a draft costs without a hook, over the ordinary API, with the text before it in the prefix cache: ms a draft of 8.
+
+    "one-token requests": 9 at once, one for every prefix; "prompt_logprobs": one request, which vLLM does not let read the prefix
+    cache, so it reads the whole text again.
+    """
+    headers = {"Authorization": f"Bearer {KEY}"}
+    times: dict[str, Times] = {"one-token requests": [], "prompt_logprobs": []}
+    async with aiohttp.ClientSession(headers=headers) as http:
+
+        async def ask(prompt: Ids, **more: Any) -> None:
+            body = {"model": "smol", "prompt": prompt, "max_tokens": 1, "temperature": 0, **more}
+            async with http.post(url + "/completions", json=body) as answer:
+                answer.raise_for_status()
+                await answer.read()
+
+        for at in range(16, 152, 8):
+            await ask(ids[:at])
+            began = time.perf_counter()
+            await asyncio.gather(*(ask(ids[: at + n], logprobs=20) for n in range(9)))
+            times["one-token requests"].append((time.perf_counter() - began) * 1e3)
+            began = time.perf_counter()
+            await ask(ids[: at + 8], prompt_logprobs=20)
+            times["prompt_logprobs"].append((time.perf_counter() - began) * 1e3)
+    return {name: round(statistics.median(values), 3) for name, values in times.items()}
 
 
 async def drafts(backend: VLLMBackend, ids: list[int], rounds: int) -> dict[str, float]:
@@ -174,34 +298,6 @@ def _difference(one: TopK, other: TopK) -> float:
     return max(abs(mine[id] - theirs[id]) for id in mine.keys() & theirs.keys())
 
 
-async def fairness(
-    smol: VLLMBackend, qwen: VLLMBackend, follow: dict[str, list[int]], steps: int, rounds: int
-) -> dict[str, float]:
-    """One plain answer's time between tokens while 8 others run: ordinary requests, or fused sessions."""
-
-    async def with_plain() -> Times:
-        mine, *_ = await asyncio.gather(stream(smol, steps), *(stream(smol, steps) for _ in range(8)))
-        return mine
-
-    async def with_fused() -> Times:
-        pair, paths = [smol, qwen], [follow["smol"], follow["qwen"]]
-        others = [asyncio.create_task(lockstep(pair, paths, steps)) for _ in range(8)]
-        try:
-            return await stream(smol, steps)
-        finally:
-            await asyncio.gather(*others)
-
-    async def with_sessions() -> Times:
-        others = [asyncio.create_task(lockstep([smol], [follow["smol"]], steps)) for _ in range(8)]
-        try:
-            return await stream(smol, steps)
-        finally:
-            await asyncio.gather(*others)
-
-    found = await in_turns(rounds, plain=with_plain, fused=with_fused, sessions=with_sessions)
-    return {**found, "ratio": round(found["fused"] / found["plain"], 3)}
-
-
 def wire() -> dict[str, float]:
     """ms of what the tap and the frames add to one step: measured apart, in vLLM's environment and here."""
     code = """
@@ -231,14 +327,57 @@ print(json.dumps(found))
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+def engines(options: argparse.Namespace) -> dict[str, Engine]:
     if reason := vllm_engines.why_not("smol", "qwen"):
         sys.exit(reason)
+    logs = Path(tempfile.mkdtemp(prefix="modelnet-bench-"))
+    environment = dict(pair.split("=", 1) for pair in options.env)
+    found = {
+        name: Engine(
+            name, logs / f"{name}.log", core=core, rewinds=not options.plain_scheduler, environment=environment
+        )
+        for core, name in enumerate(("smol", "qwen"))
+    }
+    try:
+        for engine in found.values():
+            engine.launch()
+        for engine in found.values():
+            engine.wait()
+    except BaseException:
+        for engine in found.values():
+            engine.kill()
+        raise
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default="one,pair,drafts,ways,fair,freed,frames")
+    parser.add_argument("--at-once", default="1,4,16")
+    parser.add_argument("--steps", type=int, default=76)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--serve", action="store_true")
+    parser.add_argument("--urls", nargs=2)
+    parser.add_argument("--plain-scheduler", action="store_true", help="vLLM's own: sessions are not gathered")
+    parser.add_argument("--env", action="append", default=[], help="NAME=VALUE for the engines")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    running = {} if options.urls else engines(options)
+    try:
+        urls = options.urls or [engine.url for engine in running.values()]
+        if options.serve:
+            sys.stdout.write(f"--urls {' '.join(urls)}\n")
+            sys.stdout.flush()
+            with suppress(KeyboardInterrupt):
+                signal.sigwait({signal.SIGTERM, signal.SIGINT})
+            return
+        report(options, dict(zip(("smol", "qwen"), urls, strict=True)))
+    finally:
+        for engine in running.values():
+            engine.stop()
+
+
+def report(options: argparse.Namespace, urls: dict[str, str]) -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607
         cwd=ROOT,
@@ -247,30 +386,24 @@ def main() -> None:
         check=False,
     )
     load = os.getloadavg()
-    with tempfile.TemporaryDirectory() as logs:
-        engines = {
-            name: Engine(name, Path(logs) / f"{name}.log", core=core) for core, name in enumerate(("smol", "qwen"))
-        }
-        try:
-            for engine in engines.values():
-                engine.launch()
-            for engine in engines.values():
-                engine.wait()
-            found = asyncio.run(measure(engines, options.steps, options.rounds))
-        finally:
-            for engine in engines.values():
-                engine.stop()
-    report = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.python_version()}",
-        "commit": commit.stdout.strip(),
-        "load before": [round(value, 2) for value in load],
-        "load after": [round(value, 2) for value in os.getloadavg()],
-        "steps": options.steps,
-        "rounds": options.rounds,
-        "k": K,
-        "ms": found,
-    }
-    text = json.dumps(report, indent=2)
+    bench = Bench(urls, options.steps, options.rounds)
+    at_once = [int(n) for n in options.at_once.split(",")]
+    # As the gateway runs: on uvloop.
+    found = anyio.run(bench.measure, options.parts.split(","), at_once, backend_options={"use_uvloop": True})
+    text = json.dumps(
+        {
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.python_version()}",
+            "commit": commit.stdout.strip(),
+            "load before": [round(value, 2) for value in load],
+            "load after": [round(value, 2) for value in os.getloadavg()],
+            "steps": options.steps,
+            "rounds": options.rounds,
+            "k": K,
+            "engines": {"scheduler": "vLLM's" if options.plain_scheduler else "ours", "environment": options.env},
+            "ms": found,
+        },
+        indent=2,
+    )
     sys.stdout.write(text + "\n")
     if options.out is not None:
         options.out.write_text(text + "\n")

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 FORBIDDEN = ("modelnet_vllm", "modelnet_vllm.frames", "modelnet_vllm.tag", "modelnet_vllm.link", "modelnet_vllm.top",
-             "modelnet_vllm.tap", "modelnet_vllm.drafts", "modelnet_vllm.places", "modelnet_vllm.vocabulary")  # fmt: skip
+             "modelnet_vllm.tap", "modelnet_vllm.drafts", "modelnet_vllm.places", "modelnet_vllm.vocabulary",
+             "modelnet_vllm.gather")  # fmt: skip
 
 
 def imports_no_torch() -> None:
@@ -190,6 +191,31 @@ def v2() -> None:
     assert look([3], [10]) == {}
     assert not processor.add_request(4, SamplingParams())  # the slot has another request now
     assert set(look([9, 3, 4], [10, 10, 10])) == {22}
+
+
+def gathering() -> None:
+    """The hook fits this vLLM: an engine asks before it goes on, and takes what comes meanwhile."""
+    import queue
+
+    from modelnet_vllm import gather
+    from vllm.v1.engine.core import EngineCoreProc
+
+    assert gather.install()
+    assert gather.install()  # once more does no harm
+    waits, taken = [0.05, 0.01, 0.0], []
+    inputs: queue.Queue[Any] = queue.Queue()
+    core = SimpleNamespace(
+        scheduler=SimpleNamespace(patience=lambda: waits.pop(0)), batch_queue=None, engines_running=False,
+        input_queue=inputs, has_work=lambda: True, is_running=lambda: True,
+        _handle_client_request=lambda *request: taken.append(request),
+    )  # fmt: skip
+    inputs.put(("add", 1))
+    EngineCoreProc._process_input_queue(core)  # type: ignore[arg-type]
+    assert taken == [("add", 1)]
+    assert waits == [0.01, 0.0]  # nothing came within the first wait, so it went on
+    core.batch_queue = ["a pass"]
+    EngineCoreProc._process_input_queue(core)  # type: ignore[arg-type]
+    assert waits == [0.01, 0.0]
 
 
 def vocabulary() -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import vllm_engines
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("check", ["imports_no_torch", "distributions", "v1", "v2", "vocabulary"])
+@pytest.mark.parametrize("check", ["imports_no_torch", "distributions", "v1", "v2", "gathering", "vocabulary"])
 def test_inside(check: str) -> None:
     if reason := vllm_engines.why_not():
         pytest.skip(reason)

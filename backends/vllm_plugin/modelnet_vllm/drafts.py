@@ -38,6 +38,16 @@ def known_version(version: str | None = None) -> bool:
     return version.startswith(KNOWN)
 
 
+def as_expected(kind: Any, methods: dict[str, list[str]], otherwise: str) -> bool:
+    """If a class of vLLM has these methods with these parameters; says in the log what happens otherwise."""
+    for name, expected in methods.items():
+        method = getattr(kind, name, None)
+        if method is None or list(inspect.signature(method).parameters) != expected:
+            log.warning("modelnet: %s.%s is not as expected: %s", kind.__name__, name, otherwise)
+            return False
+    return True
+
+
 def install(processor: Any) -> bool:
     """Put the hook in place, once a process, for the processor that has `rows`. False where vLLM is not as expected."""
     global _processor  # noqa: PLW0603 - one model runner a process
@@ -49,11 +59,8 @@ def install(processor: Any) -> bool:
 
     if getattr(GPUModelRunner, "_modelnet", False):
         return True
-    for name, expected in _EXPECTED.items():
-        method = getattr(GPUModelRunner, name, None)
-        if method is None or list(inspect.signature(method).parameters) != expected:
-            log.warning("modelnet: GPUModelRunner.%s is not as expected: drafts are scored step by step", name)
-            return False
+    if not as_expected(GPUModelRunner, _EXPECTED, "drafts are scored step by step"):
+        return False
     _wrap(GPUModelRunner)
     return True
 

@@ -3,6 +3,8 @@
 vLLM's streaming sessions only grow. When an input says how much of the session is to be kept, the rest is cut off first: its
 blocks leave the prefix cache (what they held is about to be overwritten), and the counters go back. A block that another
 request reads too is not overwritten: it is given back, and its kept tokens are read again into one of our own.
+
+It also keeps sessions together that step together: see `gather`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import RequestStatus
 
+from modelnet_vllm import gather
 from modelnet_vllm.drafts import known_version
 from modelnet_vllm.tag import tag_of
 
@@ -24,6 +28,50 @@ class RewindScheduler(Scheduler):
             raise RuntimeError("modelnet_vllm.scheduler does not know this version of vLLM: leave --scheduler-cls away")
         kind = _AsyncRewindScheduler if vllm_config.scheduler_config.async_scheduling else cls
         return object.__new__(kind)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._gathering = gather.Gathering()
+        self._sessions: set[str] = set()
+        gather.install()
+
+    # Sessions that step together
+
+    def patience(self) -> float:
+        """How many seconds the next pass should wait for sessions that come back."""
+        gathering = self._gathering
+        for session in [id for id in self._sessions if id not in self.requests]:
+            self._sessions.discard(session)
+            gathering.gone(session)
+        others = self.get_num_unfinished_requests() - len(list(gathering.ready))
+        return 0.0 if others > 0 or self.running else gathering.wait()
+
+    def add_request(self, request: Any) -> None:
+        super().add_request(request)
+        if tag_of(request.sampling_params) is not None:
+            self._sessions.add(request.request_id)
+            here = self.requests.get(request.request_id)
+            if here is not None and here.status == RequestStatus.WAITING:  # else it is in a pass still
+                self._gathering.came(request.request_id)
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        scheduled = super().schedule(*args, **kwargs)
+        if scheduled.total_num_scheduled_tokens:
+            self._gathering.scheduled(scheduled.num_scheduled_tokens)
+        return scheduled
+
+    def update_from_output(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = super().update_from_output(scheduler_output, *args, **kwargs)
+        ours = [id for id in scheduler_output.num_scheduled_tokens if id in self._sessions and id in self.requests]
+        if ours:
+            status = {id: self.requests[id].status for id in ours}
+            self._gathering.answered(id for id in ours if status[id] == RequestStatus.WAITING_FOR_STREAMING_REQ)
+            for id in ours:
+                if status[id] == RequestStatus.WAITING:  # its next input was here before its answer
+                    self._gathering.came(id)
+        return outputs
+
+    # Sessions that go back
 
     def _update_request_as_session(self, session: Any, update: Any) -> None:
         tag = tag_of(update.sampling_params)

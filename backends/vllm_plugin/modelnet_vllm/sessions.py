@@ -314,6 +314,8 @@ class Session:
             output_kind=RequestOutputKind.DELTA,
             extra_args=tag.extra_args(),
         )
+        if hasattr(params, "skip_clone"):
+            params.skip_clone = True  # nobody else has it: a deep copy at every step would be for nothing
         # A copy: vLLM extends the list that it is given. The form is that of `vllm.inputs.tokens_input`.
         prompt = {"type": "token", "prompt_token_ids": [int(id) for id in ids]}
         self._inputs.put_nowait(StreamingInput(prompt=prompt, sampling_params=params))
