@@ -21,4 +21,6 @@ ledger: {enabled: ${LEDGER:-false}}
 YAML
 export US_KEY=sk-us-0123456789 PROBE=${PROBE:-1} MODELNET_STATE=$work PYTHONPATH=$root
 export US_CMD="$root/.venv/bin/python -m gateway serve --config $work/gateway.yaml --port 9400"
-unshare -rn --pid --fork --mount-proc bash "$peers/run_all.sh" "$@"
+# run_all.sh ends with the status of its last kill: what counts is that ours was measured in both modes.
+unshare -rn --pid --fork --mount-proc bash "$peers/run_all.sh" "$@" | tee "$work/said" || true
+test "$(grep -cE '^ +us +rps' "$work/said")" -eq 2
