@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ from backends.vllm import VLLMBackend, VLLMSettings, frames  # noqa: E402
 
 ASK = (Message("user", "Write a long story about a river, its fish, and the people who live there."),)
 K = 64
+ENDS = {signal.SIGTERM, signal.SIGINT}
 SKIP = 8
 """First steps of every answer, which are not counted."""
 
@@ -366,10 +367,10 @@ def main() -> None:
     try:
         urls = options.urls or [engine.url for engine in running.values()]
         if options.serve:
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)  # only now: the engines would have it from us
             sys.stdout.write(f"--urls {' '.join(urls)}\n")
             sys.stdout.flush()
-            with suppress(KeyboardInterrupt):
-                signal.sigwait({signal.SIGTERM, signal.SIGINT})
+            signal.sigwait(ENDS)
             return
         report(options, dict(zip(("smol", "qwen"), urls, strict=True)))
     finally:
