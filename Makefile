@@ -164,7 +164,7 @@ $(READY): pyproject.toml | $(PY)
 		--editable '.[embedded]' --group dev
 	@touch $(READY)
 
-# The fuser's core: compiled when it was installed, too; here again when its sources changed, and to say so if it can't be.
+# The fuser's core: compiled when it was installed, too; here again when its sources changed, and to say so as long as it can't be.
 $(CORE): $(READY) $(wildcard strategies/fusion/core/*.[ch]) strategies/fusion/core/compile.py
 	@$(PY) strategies/fusion/core/compile.py
-	@touch $(CORE)
+	@if ls strategies/fusion/_core.*.so > /dev/null 2>&1; then touch $(CORE); fi

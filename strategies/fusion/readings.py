@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
+from math import inf
 
 import numpy as np
 from numpy import exp
@@ -31,6 +32,8 @@ NO_IDS = np.array((), np.int32)
 
 FEW = 16
 """So many pieces are quicker one by one than all at once."""
+
+NOT_FINITE = "a member's probabilities are not finite numbers"
 
 NEGLIGIBLE = 1e-7
 """Share of a member's mass below which a pending reading is dropped (and metered): it can't decide anything any more."""
@@ -94,14 +97,17 @@ class Readings(Restarting):
         """Whether the last `missing` found a piece whose every token is listed, so that bounds are closer than they were."""
 
     def feed(self, node: Node, top: TopK) -> None:
-        """Take the distribution at a due node."""
+        """Take the distribution at a due node. Raises ValueError where probabilities are not finite numbers."""
         node.ids = top.ids.tolist()
         node.probs = probs = exp(top.logprobs).tolist()
         node.nexts = nexts = self.speller.first.take(top.ids).tolist()
         node.masses = masses = _added(nexts, probs)
         if -1 in masses:
             del masses[-1]
-        node.seen = sum(masses.values(), 0.0)
+        node.seen = seen = sum(masses.values(), 0.0)
+        if not seen + top.outside < inf:
+            node.forget()
+            raise ValueError(NOT_FINITE)
         node.outside = top.outside
         node.pmin = min(probs[-1], top.outside) if probs else top.outside
         self.due.remove(node)

@@ -230,6 +230,21 @@ def test_exponentials_are_those_of_the_library() -> None:
     assert _core.exponentials(np.array([1.0, 2.0], np.float32)) == _core.exponentials(np.array([1.0, 2.0]))
 
 
+def test_arrays_that_are_not_aligned_are_read() -> None:
+    table = vocabulary(random.Random(1), 4)
+    inventory = inventory_of([table])
+    ids, nats = np.array([0, 1], np.int32), np.array([-1.0, -2.0])
+    views = []
+    for odd in (False, True):
+        member = compiled.Readings(inventory.spellers[0], inventory.pieces, beam=2, share=0.005)
+        if odd:
+            ids, nats = (np.frombuffer(b"x" + a.tobytes(), a.dtype, len(a), 1) for a in (ids, nats))
+            assert not nats.flags.aligned
+        member.feed(member.due[0], TopK(ids, nats, 0.1))
+        views.append(member.view().masses)
+    assert views[0] == views[1]
+
+
 def test_what_is_wrong_is_an_error() -> None:
     """Nothing that is handed in can do more harm than an exception, and what was there before is still right."""
     inventory = inventory_of((vocabulary(random.Random(1), 6), vocabulary(random.Random(2), 6)))

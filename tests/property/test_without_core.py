@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from test_certificates import (  # noqa: F401 - collected here again
     test_a_piece_that_nobody_lists_may_win_by_many_tokens,
@@ -17,8 +18,10 @@ from test_fusion import (  # noqa: F401
     test_every_member_has_read_what_was_said,
 )
 
+from backends.types import TopK
 from strategies.fusion import Greedy, LinearPool, native, readings
 from strategies.fusion.testing import vocabulary
+from strategies.vocabulary import inventory_of
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,4 +44,48 @@ def test_a_variable_switches_the_core_off(value: str, used: bool, monkeypatch: p
     assert (native.find() is not None) == used
     if built is not None:
         monkeypatch.setattr(built, "VERSION", native.VERSION + 1)
-        assert native.find() is None, "one that was built from other sources is left alone"
+        assert native.find() is None
+
+
+@pytest.mark.parametrize("stale", ["VERSION", "SOURCES"])
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_core_that_does_not_fit_is_left_alone_and_told(
+    stale: str, lost: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After an update without a new build: slower, but the same, and nothing fails to start."""
+    built = pytest.importorskip("strategies.fusion._core")
+    monkeypatch.delenv("MODELNET_NATIVE", raising=False)
+    if lost:
+        monkeypatch.delattr(built, stale)
+    else:
+        monkeypatch.setattr(built, stale, "other")
+    assert native.find() is None
+    assert "runs in Python" in caplog.text
+
+
+def test_a_core_that_was_never_built_is_not_worth_a_word(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("MODELNET_NATIVE", raising=False)
+    monkeypatch.setattr(native, "CORE", "strategies.fusion._none")
+    assert native.find() is None
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("nats", [[float("nan"), -1.0], [-1.0, float("inf")]])
+def test_what_is_no_probability_is_refused(nats: list[float]) -> None:
+    """It would decide what is said."""
+    table = vocabulary(random.Random(1), 4)
+    cores = [readings.Readings]
+    if (built := native.find()) is not None:
+        cores.append(built.Readings)
+    inventory = inventory_of([table])
+    for kind in cores:
+        member = kind(inventory.spellers[0], inventory.pieces, beam=2, share=0.005)
+        (node,) = member.due
+        with pytest.raises(ValueError, match="not finite"):
+            member.feed(node, TopK(np.array([0, 1], np.int32), np.array(nats), 0.0))
+        with pytest.raises(ValueError, match="not finite"):
+            member.feed(node, TopK(np.array([0, 1], np.int32), np.array([-1.0, -2.0]), float("nan")))
+        member.feed(node, TopK(np.array([0, 1], np.int32), np.array([-1.0, -2.0]), 0.1))
+        assert member.view().seen > 0

@@ -9,12 +9,14 @@ nothing is lost but speed: the fuser then runs in Python.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -46,35 +48,54 @@ def compile_core(into: Path, *extra: str) -> Path:
     command = [
         *compiler,
         *FLAGS,
-        *shlex.split(os.environ.get("CFLAGS", "")),
+        *_words("CFLAGS"),
         *EXACT,
         *extra,
+        f'-DSOURCES="{_digest()}"',
         *(f"-I{sysconfig.get_path(which)}" for which in ("include", "platinclude")),
         *sorted(str(path) for path in SOURCES.glob("*.c")),
         *link,
-        *shlex.split(os.environ.get("LDFLAGS", "")),
+        *_words("LDFLAGS"),
         "-o",
         str(made),
         "-lm",
     ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=300, check=False
+        )
         if done.returncode:
             raise NotCompiled(_first_error(done.stderr) or f"{compiler[0]} failed")
         made.replace(target)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotCompiled(str(error)) from error
     finally:
-        made.unlink(missing_ok=True)
+        with suppress(OSError):  # a file system that is only read raises even where there is nothing
+            made.unlink()
     return target
+
+
+def _words(variable: str) -> list[str]:
+    """What an environment variable has for the command. Raises NotCompiled."""
+    try:
+        words = shlex.split(os.environ.get(variable, ""))
+    except ValueError as error:
+        raise NotCompiled(f"{variable}: {error}") from error
+    # -Ofast would link what flushes the denormals of the whole process.
+    return ["-O3" if word == "-Ofast" else word for word in words]
+
+
+def _digest() -> str:
+    """Of the sources: strategies.fusion.native compares it."""
+    return hashlib.sha256(b"".join([path.read_bytes() for path in sorted(SOURCES.glob("*.[ch]"))])).hexdigest()
 
 
 def _compiler() -> list[str]:
     if sys.platform == "win32":
         raise NoCompiler("it is not built on Windows")
     asked = os.environ.get("CC")
-    for words in (asked,) if asked else (sysconfig.get_config_var("CC"), "cc", "gcc", "clang"):
-        command = shlex.split(words or "")
+    usual = sysconfig.get_config_var("CC") or "", "cc", "gcc", "clang"
+    for command in [_words("CC")] if asked else map(shlex.split, usual):
         if command and shutil.which(command[0]):
             return command
     raise NoCompiler(f"there is no C compiler {asked!r}" if asked else "there is no C compiler")

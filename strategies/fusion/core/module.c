@@ -2,6 +2,9 @@
 
 #include "core.h"
 
+#ifndef SOURCES
+#define SOURCES "" /* compile.py gives it: the digest of *.c and *.h */
+#endif
 #define VERSION 1 /* of what Python meets here: strategies.fusion.native.VERSION */
 
 PyObject *name_ids, *name_logprobs, *name_outside, *name_complete, *name_continuing, *name_count_continuing;
@@ -37,6 +40,7 @@ PyMODINIT_FUNC PyInit__core(void)
     }
     PyObject *module = PyModule_Create(&definition);
     if (module == NULL || PyModule_AddIntConstant(module, "VERSION", VERSION) < 0
+        || PyModule_AddStringConstant(module, "SOURCES", SOURCES) < 0
         || PyModule_AddObjectRef(module, "Node", (PyObject *)&NodeType) < 0
         || PyModule_AddObjectRef(module, "View", (PyObject *)&ViewType) < 0
         || PyModule_AddObjectRef(module, "Readings", (PyObject *)&ReadingsType) < 0) {

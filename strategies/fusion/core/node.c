@@ -211,9 +211,23 @@ static PyObject *get_object(Node *self, void *offset)
     return Py_NewRef(*(PyObject **)((char *)self + (Py_ssize_t)(intptr_t)offset));
 }
 
-static PyObject *list_of(const int32_t *numbers, Py_ssize_t count)
+/* A list for as many numbers as the node lists. Making it may collect garbage (3.11), and that run code that forgets them. */
+static PyObject *room_for(const Node *self)
 {
+    Py_ssize_t count = self->count;
     PyObject *list = PyList_New(count);
+    if (list != NULL && self->count != count) {
+        Py_CLEAR(list);
+        PyErr_SetString(PyExc_RuntimeError, "a place was changed while it was looked at");
+    }
+    return list;
+}
+
+static PyObject *get_ids(Node *self, void *closure)
+{
+    PyObject *list = room_for(self);
+    const int32_t *numbers = closure == NULL ? self->ids : self->nexts;
+    Py_ssize_t count = self->count;
     for (Py_ssize_t at = 0; list != NULL && at < count; at++) {
         PyObject *number = PyLong_FromLong(numbers[at]);
         if (number == NULL) {
@@ -225,15 +239,10 @@ static PyObject *list_of(const int32_t *numbers, Py_ssize_t count)
     return list;
 }
 
-static PyObject *get_ids(Node *self, void *closure)
-{
-    return list_of(closure == NULL ? self->ids : self->nexts, self->count);
-}
-
 static PyObject *get_probs(Node *self, void *closure)
 {
     (void)closure;
-    PyObject *list = PyList_New(self->count);
+    PyObject *list = room_for(self);
     for (Py_ssize_t at = 0; list != NULL && at < self->count; at++) {
         PyObject *number = PyFloat_FromDouble(self->probs[at]);
         if (number == NULL) {
@@ -266,8 +275,18 @@ static PyObject *get_found(Node *self, void *closure)
     PyObject *dict = PyDict_New();
     for (Py_ssize_t at = 0; dict != NULL && at < self->founds; at++) {
         const Found *found = &self->found[at];
-        const double *values = (const double *)PyBytes_AS_STRING(found->values) + found->start;
         PyObject *piece = PyLong_FromLong(found->piece), *list = PyList_New(found->count);
+        if (at >= self->founds || list == NULL || PyList_GET_SIZE(list) != self->found[at].count) {
+            Py_XDECREF(piece);
+            Py_XDECREF(list);
+            Py_CLEAR(dict);
+            if (!PyErr_Occurred()) {
+                PyErr_SetString(PyExc_RuntimeError, "a place was changed while it was looked at");
+            }
+            break;
+        }
+        found = &self->found[at];
+        const double *values = (const double *)PyBytes_AS_STRING(found->values) + found->start;
         for (Py_ssize_t place = 0; list != NULL && place < found->count; place++) {
             PyObject *number = PyFloat_FromDouble(values[place]);
             if (number == NULL) {

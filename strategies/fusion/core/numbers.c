@@ -19,6 +19,9 @@ static int look(PyObject *array, Py_buffer *view, const char *formats, const cha
         return -1;
     }
     const char *format = view->format ? view->format : "B";
+    if (format[0] == '@' || format[0] == '=' || format[0] == (PY_LITTLE_ENDIAN ? '<' : '>')) {
+        format++; /* numpy's '=': not aligned, which is no matter here */
+    }
     if (view->ndim != 1) {
         PyErr_Format(PyExc_ValueError, "an array of one dimension is wanted, not of %d", view->ndim);
     } else if (format[0] == '\0' || format[1] != '\0' || strchr(formats, format[0]) == NULL) {

@@ -35,9 +35,11 @@ Py_ssize_t readings_beginning(Readings *self, Node *node, int32_t piece)
         return self->begins.obj == NULL ? 1 : ((const int32_t *)self->begins.buf)[piece];
     }
     PyObject *number = PyLong_FromLong(piece);
-    PyObject *args[] = {self->speller, node->said, number, PyTuple_GET_ITEM(self->pieces, piece)};
+    PyObject *said = Py_NewRef(node->said); /* looking the method up may run code that starts the node anew */
+    PyObject *args[] = {self->speller, said, number, PyTuple_GET_ITEM(self->pieces, piece)};
     PyObject *count = number == NULL ? NULL : PyObject_VectorcallMethod(name_count_continuing, args, 4, NULL);
     Py_XDECREF(number);
+    Py_DECREF(said);
     if (count == NULL) {
         return -1;
     }
@@ -156,6 +158,10 @@ static int fill(Readings *self, Node *node, const Py_buffer *ids, const Py_buffe
     node->seen = 0.0;
     for (Py_ssize_t at = 0; at < node->masses.size; at++) {
         node->seen += node->masses.items[at].mass;
+    }
+    if (!(node->seen + outside < INFINITY)) {
+        PyErr_SetString(PyExc_ValueError, "a member's probabilities are not finite numbers");
+        return -1;
     }
     node->outside = node->pmin = outside;
     if (count > 0 && node->probs[count - 1] < outside) {
