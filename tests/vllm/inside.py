@@ -218,6 +218,48 @@ def gathering() -> None:
     assert waits == [0.01, 0.0]
 
 
+def silence() -> None:
+    """Only an input that the engine itself is done with counts as left without a frame: one that is long, or waits, does not."""
+    import asyncio
+
+    from modelnet_vllm import sessions
+
+    outputs: asyncio.Queue[Any] = asyncio.Queue()
+    done = SimpleNamespace(outputs=[SimpleNamespace(token_ids=[1])])
+    row = (np.arange(4, dtype=np.int32)[None], np.full((1, 4), -2.0, np.float32), np.zeros(1, np.float32))
+
+    async def generate(*_: Any) -> Any:
+        while True:
+            yield await outputs.get()
+
+    async def check() -> None:
+        host = SimpleNamespace(
+            hooks=True, rewinds=True, context=99, listener=SimpleNamespace(path="x"), forget=lambda _: None,
+            engine=SimpleNamespace(generate=generate), places=SimpleNamespace(grow=lambda *_: None),
+        )  # fmt: skip
+        session = sessions.Session(host, 1, 4, SimpleNamespace(release=lambda: None))  # type: ignore[arg-type]
+        session.begin([5, 6])
+        session.arrived(None, 1, 0, row)  # type: ignore[arg-type]
+        await session.step(0, [])
+        second = asyncio.create_task(session.step(0, [7]))
+        await asyncio.sleep(0)
+        outputs.put_nowait(done)  # the first input's: late
+        await asyncio.sleep(5 * sessions.SILENCE)
+        assert not second.done()
+        session.arrived(None, 2, 0, row)  # type: ignore[arg-type]
+        await second
+        third = asyncio.create_task(session.step(0, [8]))
+        await asyncio.sleep(0)
+        for _ in range(2):
+            outputs.put_nowait(done)
+        await asyncio.sleep(5 * sessions.SILENCE)
+        assert isinstance(third.exception(), sessions.Failure)
+        await session.close()
+
+    sessions.SILENCE = 0.05
+    asyncio.run(check())
+
+
 def vocabulary() -> None:
     """A SentencePiece-style and a byte-level table."""
     from modelnet_vllm.vocabulary import table_of_json

@@ -12,7 +12,9 @@ import vllm_engines
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("check", ["imports_no_torch", "distributions", "v1", "v2", "gathering", "vocabulary"])
+@pytest.mark.parametrize(
+    "check", ["imports_no_torch", "distributions", "v1", "v2", "gathering", "silence", "vocabulary"]
+)
 def test_inside(check: str) -> None:
     if reason := vllm_engines.why_not():
         pytest.skip(reason)

@@ -151,6 +151,7 @@ class Session:
         self._inputs: asyncio.Queue[Any] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self._outputs = 0  # of the engine, since the input under way
+        self._pushed = self._answered = 0  # inputs of this life, and the engine's outputs for them
         self._lives = 0
         self._failure: Failure | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -305,6 +306,7 @@ class Session:
         self._found = {}
         self._here = None
         self._outputs = 0
+        self._pushed += 1
         tag = Tag(self.number, self._seq, self._k, mode, first, keep, self._host.listener.path)
         params = SamplingParams(
             temperature=0.0,
@@ -322,6 +324,7 @@ class Session:
 
     def _launch(self) -> None:
         self._inputs = asyncio.Queue()
+        self._pushed = self._answered = 0
         self._lives += 1
         name = f"modelnet-{self.number:x}-{self._lives}"
         self._task = asyncio.create_task(self._run(name, self._inputs), name=name)
@@ -351,9 +354,12 @@ class Session:
         if not output.outputs or not output.outputs[0].token_ids:
             return
         self._outputs += 1
+        self._answered += len(output.outputs[0].token_ids)
         if self._complete():
             self._wake()
-        else:
+        elif (
+            self._answered >= self._pushed
+        ):  # else it was of an input before: the frame is here sooner than the engine's own output
             seq = self._seq
             loop = asyncio.get_running_loop()
             if self._timer is not None:
