@@ -1,7 +1,7 @@
 """The compiled core (core/, built as `_core`) in the form of its reference in Python: `readings`, and steps of `pool` and `linear`.
 
-The same results, sums being made in the same order: they differ at most as numpy's exponential function differs from the C library's
-(one unit in the last place, where numpy has instructions of the processor for it).
+The same results, sums being made in the same order: they differ at most as the core's exponential function (core/numbers.c) differs from
+numpy's, by a unit or two in the last place.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 from aiohttp import web
 from edge import Edge
+from upstream import stream
 
 from backends.catalog import Entry
 from backends.openai_http import OpenAIHTTPBackend, OpenAIHTTPSettings
@@ -64,18 +65,6 @@ async def usual(upstream: Upstream, request: web.Request, body: dict[str, Any]) 
     return await stream(
         request, ROLE, chunk({"content": "h"}), chunk({"content": "i"}, token_ids=[7]), STOP, *told, DONE
     )
-
-
-async def stream(request: web.Request, *parts: bytes, pause: float = 0.0, broken: bool = False) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await response.prepare(request)
-    for part in parts:
-        await response.write(part)
-        await asyncio.sleep(pause)
-    if broken:
-        assert request.transport is not None
-        request.transport.abort()
-    return response
 
 
 class Upstream:

@@ -12,19 +12,8 @@ import anyio
 import pytest
 from aiohttp import web
 from edge import CHAT, question
-from forwarding_house import (
-    ANSWER,
-    DONE,
-    ROLE,
-    STOP,
-    Behaviour,
-    Upstream,
-    chunk,
-    halting,
-    house,
-    silent,
-    stream,
-)
+from forwarding_house import ANSWER, DONE, ROLE, STOP, Behaviour, Upstream, chunk, halting, house, silent
+from upstream import stream
 
 from gateway.web.protocol import GONE, Leaving
 

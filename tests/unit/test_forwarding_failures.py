@@ -10,7 +10,8 @@ from typing import Any
 import anyio
 import pytest
 from aiohttp import web
-from forwarding_house import ANSWER, DONE, FAILED, ROLE, STOP, Upstream, chunk, halting, house, silent, stream
+from forwarding_house import ANSWER, DONE, FAILED, ROLE, STOP, Upstream, chunk, halting, house, silent
+from upstream import stream
 
 pytestmark = pytest.mark.anyio
 

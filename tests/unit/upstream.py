@@ -46,19 +46,24 @@ def chunk(text: str = "", finish: str | None = None, **fields: Any) -> bytes:
 DONE = b"data: [DONE]\n\n"
 
 
+async def stream(request: web.Request, *parts: bytes, pause: float = 0.0, broken: bool = False) -> web.StreamResponse:
+    """Answer with these bytes, one write each. broken: and then cut the connection."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    for part in parts:
+        await response.write(part)
+        await asyncio.sleep(pause)
+    if broken:
+        assert request.transport is not None
+        request.transport.abort()
+    return response
+
+
 def writes(*parts: bytes, broken: bool = False, pause: float = 0.0) -> Handler:
     """A handler that streams these bytes, one write each."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        for part in parts:
-            await response.write(part)
-            await asyncio.sleep(pause)
-        if broken:
-            assert request.transport is not None
-            request.transport.abort()
-        return response
+        return await stream(request, *parts, pause=pause, broken=broken)
 
     return handler
 
