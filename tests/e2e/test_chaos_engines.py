@@ -222,12 +222,14 @@ async def world(folder: Path, vllm: bool) -> AsyncIterator[Day]:
         yield Day(edge, chance, proxies, folder / "ledger.db", processes)
 
 
-async def expected(w: Day, wirings: Collection[str]) -> dict[str, set[str]]:
-    """What every wiring says on a good day, streamed and whole, while others ask too."""
+async def expected(w: Day, wirings: Collection[str]) -> tuple[dict[str, set[str]], list[str]]:
+    """What every wiring says on a good day, streamed and whole, while others ask too; and the ids of all that was asked."""
     found: dict[str, set[str]] = {wiring: set() for wiring in wirings}
+    asked: list[str] = []
 
     async def one(wiring: str, stream: bool) -> None:
         for _ in range(4):  # an engine's first passes are slow, and the limits of these days are short
+            asked.append("chaos-good")
             reply = await w.count("chaos-good", wiring, stream)
             whole = reply is not None and reply.status == 200 and (not stream or reply.events()[-1] == "[DONE]")
             if whole:
@@ -240,7 +242,7 @@ async def expected(w: Day, wirings: Collection[str]) -> dict[str, set[str]]:
             async with anyio.create_task_group() as tasks:
                 for wiring in list(wirings)[first : first + 3]:
                     tasks.start_soon(one, wiring, stream)
-    return found
+    return found, asked
 
 
 @pytest.mark.timeout(SECONDS + 600)
@@ -266,8 +268,7 @@ async def whole_day(folder: Path, capsys: pytest.CaptureFixture[str], wirings: C
 
 async def bad_day(w: Day, capsys: pytest.CaptureFixture[str], wirings: tuple[str, ...]) -> list[str]:
     """The ids of all that was asked."""
-    right = await expected(w, wirings)
-    asked = ["chaos-good"] * (2 * len(wirings))
+    right, asked = await expected(w, wirings)
     judge, hung = Judge(right, ("stop", "length")), []
     until, todo = time.monotonic() + SECONDS, iter(range(REQUESTS))
 
