@@ -34,6 +34,11 @@ class PassTimes:
         """A pass over one token. None: none was made yet."""
         return self._seconds[0]
 
+    @property
+    def tried(self) -> bool:
+        """Whether a pass over more than one token was ever made."""
+        return any(seconds is not None for seconds in self._seconds[1:])
+
     def expected(self, tokens: int) -> float | None:
         """A pass over so many tokens. Lengths not seen yet are reckoned from the longest that were, every further token at the price
         that those had; where only single tokens were seen, each costs as much as they do. None: nothing is known."""

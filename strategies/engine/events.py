@@ -43,7 +43,8 @@ class DraftReport:
     """What reading ahead came to in a group's stage; tokens are the members' own, of all members together.
 
     proposed: tokens read ahead. accepted: those of them that were then said. passes: times that the group read ahead. spared: rounds of
-    steps that took no pass. settled: passes made again, singly, where a draft's own distribution was not good enough.
+    steps that took no pass. settled: passes made again, singly, where a draft's own distribution was not good enough. led: of the
+    passes, those that read what the fastest member had said while it waited for the others.
     """
 
     proposed: int = 0
@@ -51,6 +52,7 @@ class DraftReport:
     passes: int = 0
     spared: int = 0
     settled: int = 0
+    led: int = 0
 
 
 @dataclass(frozen=True, slots=True)

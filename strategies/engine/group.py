@@ -8,6 +8,7 @@ from contextlib import nullcontext, suppress
 from typing import TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from backends.errors import BackendError, BackendTimeout, CapabilityMissing
 from backends.protocol import Session, WideningSession
@@ -26,6 +27,9 @@ UNCERTAIN = 0.5
 """If more than this part of them were not, the lists are made twice as long …"""
 WIDEST = 8
 """… up to so many times what was asked for."""
+
+MOST_AHEAD = 16
+"""Steps that a leader may take in the time of one call of the others, for the deadline that it has."""
 
 CLOSE_SECONDS = 1.0
 """How long a dropped member's session may take to close; what it holds is freed at the latest at the end of the stage."""
@@ -94,7 +98,8 @@ class Group:
             if self._drafts is not None and any(fuser.due()):
                 await self._read_ahead(self._drafts, room)
             due, before = fuser.due(), self.passes
-            await self._each([(member, self._visit(member, nodes)) for member, nodes in enumerate(due) if nodes])
+            calls = [(member, self._visit(member, nodes)) for member, nodes in enumerate(due) if nodes]
+            await self._round(calls, [len(due[member]) * self._expected(member, 1) for member, _ in calls])
             if self._drafts is not None and any(due):
                 self._drafts.stepped(self.passes - before)
             while wanted := self._wants():
@@ -158,6 +163,38 @@ class Group:
         if session is not None:
             await close(session)
 
+    async def _round(self, calls: Sequence[tuple[int, Awaitable[T]]], seconds: Sequence[float]) -> list[T | None]:
+        """As `_each`. Whoever leads runs ahead until the others are done, which is expected to take them so long each."""
+        leader = None if self._drafts is None or not calls else self._drafts.leader
+        if leader is None or not leader.chosen([m for m, session in enumerate(self.sessions) if session is not None]):
+            return await self._each(calls)
+        first = leader.member
+        made: list[tuple[int, Awaitable[T | None]]] = [
+            (member, self._lead(first, call) if member == first else leader.beside(call, expected))
+            for (member, call), expected in zip(calls, seconds, strict=True)
+        ]
+        if first not in [member for member, _ in calls]:
+            made.append((first, self._lead(first, None)))
+        return (await self._each(made))[: len(calls)]
+
+    async def _lead(self, member: int, own: Awaitable[T] | None) -> T | None:
+        """What a leader does in a round: its own call, if there is one, then it runs ahead."""
+        assert self._drafts is not None
+        found = None if own is None else await own
+        await anyio.lowlevel.checkpoint()  # the others' calls begin
+        began = time.perf_counter()
+        with self._limit(member, first=False, steps=MOST_AHEAD):
+            passes = await self._drafts.run_on()
+        self.passes += passes
+        if passes:
+            self.seconds[member] += time.perf_counter() - began
+        return found
+
+    def _expected(self, member: int, tokens: int) -> float:
+        """Seconds of a member's pass, as far as that is known."""
+        ahead = self._ahead[member]
+        return 0.0 if ahead is None else ahead.times.expected(tokens) or 0.0
+
     async def _each(self, calls: Sequence[tuple[int, Awaitable[T]]]) -> list[T | None]:
         """Results of the members' calls, made side by side; None for a member that had to be dropped."""
         if not calls:
@@ -196,7 +233,8 @@ class Group:
         await self._each([(member, self._visit(member, nodes)) for member, nodes in earlier])
         plans = [plan for plan in plans if self.sessions[plan.member] is not None]
         began = time.perf_counter()
-        rows = await self._each([(plan.member, self._score(plan)) for plan in plans])
+        calls = [(plan.member, self._score(plan)) for plan in plans]
+        rows = await self._round(calls, [self._expected(plan.member, 1 + len(plan.draft)) for plan in plans])
         drafts.scored(plans, rows, time.perf_counter() - began)
 
     async def _score(self, plan: Plan) -> list[TopK] | None:
@@ -231,6 +269,8 @@ class Group:
                 top = await session.step(append)
             self.seconds[member] += time.perf_counter() - began
             self.places[member] = node
+            if self._drafts is not None:
+                self._drafts.stands(member, len(self._said))
             self.passes += not known
             self.fuser.feed(member, node, top)
 

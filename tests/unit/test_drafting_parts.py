@@ -72,13 +72,13 @@ def test_cheap_drafts_that_fit_grow_and_dear_ones_are_left() -> None:
     cheap, dear = paced(0.018, 0.031), paced(0.006, 0.1)
     for pace in (cheap, dear):
         for _ in range(100):
-            width = pace.width()
+            width = pace.offer("copied").width
             if width:
-                pace.drafted(width, width, width, 0.018 if pace is cheap else 0.006 * (1 + width))
+                pace.drafted("copied", width, width, width, 0.018 if pace is cheap else 0.006 * (1 + width))
             else:
                 pace.stepped()
-    assert cheap.width() >= 12
-    assert dear.width() <= 1
+    assert cheap.offer("copied").width >= 12
+    assert dear.offer("copied").width <= 1
 
 
 def test_drafts_that_never_fit_cost_a_few_percent_at_most() -> None:
@@ -87,11 +87,11 @@ def test_drafts_that_never_fit_cost_a_few_percent_at_most() -> None:
         for exact in (True, False):
             pace, spent, lost, steps = paced(0.018, wide, exact=exact), 0.0, 0.0, 0
             while steps < 2000:
-                width = pace.width()
+                width = pace.offer("copied").width
                 cost = 0.018 + (wide - 0.018) * width / 16
                 if width:
                     spared = 0 if exact else -1
-                    pace.drafted(width, 0, spared, cost)
+                    pace.drafted("copied", width, 0, spared, cost)
                     lost += cost - (1 + spared) * 0.018
                     steps += 1 + spared
                 else:
@@ -104,24 +104,38 @@ def test_drafts_that_never_fit_cost_a_few_percent_at_most() -> None:
 def test_a_pace_that_did_not_pay_is_tried_again_and_picks_up() -> None:
     pace = paced(0.018, 0.031)
     for _ in range(30):
-        if width := pace.width():
-            pace.drafted(width, 0, 0, 0.018 + 0.0008 * width)
+        if width := pace.offer("copied").width:
+            pace.drafted("copied", width, 0, 0, 0.018 + 0.0008 * width)
         else:
             pace.stepped()
     widths = []
     for _ in range(900):
-        width = pace.width()
+        width = pace.offer("copied").width
         widths.append(width)
         if width:
-            pace.drafted(width, width, width, 0.018 + 0.0008 * width)
+            pace.drafted("copied", width, width, width, 0.018 + 0.0008 * width)
         else:
             pace.stepped()
     assert max(widths[-50:]) >= 8
 
 
+def test_what_longer_passes_cost_is_found_out_by_a_draft_that_is_paid_for() -> None:
+    """With all that is known of a new model: its single steps."""
+    times = PassTimes()
+    times.took(1, 0.02)
+    pace = Pace([times], always=False, exact=True)
+    first = pace.offer("copied").width
+    assert first == 1  # twice a step at the worst
+    times.took(1 + first, 0.021)
+    pace.drafted("copied", first, first, first, 0.021)
+    assert pace.offer("copied").width > 2
+
+
 def test_always_means_always() -> None:
-    assert Pace([PassTimes()], always=True, exact=True).width() > 0
-    assert Pace([PassTimes()], always=False, exact=True).width() == 0  # nothing is known of their speed yet
+    assert Pace([PassTimes()], always=True, exact=True).offer("copied").width > 0
+    assert (
+        Pace([PassTimes()], always=False, exact=True).offer("copied").width == 0
+    )  # nothing is known of their speed yet
 
 
 pytestmark = pytest.mark.anyio

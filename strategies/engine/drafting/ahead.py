@@ -26,8 +26,8 @@ class Ahead:
     """
 
     __slots__ = (
-        "_base", "_common", "_excess", "_held", "_here", "_line", "_reached", "_rows", "_session", "_standing", "confirmed", "drafted",
-        "full", "noise", "passes", "served", "settled", "times",
+        "_base", "_common", "_excess", "_held", "_here", "_latest", "_line", "_reached", "_rows", "_session", "_standing", "confirmed",
+        "drafted", "full", "noise", "passes", "served", "settled", "times",
     )  # fmt: skip
 
     def __init__(self, session: Session, times: PassTimes) -> None:
@@ -45,6 +45,7 @@ class Ahead:
         self._rows: list[TopK] = []  # … or was one: those that may be used
         self._reached = 0  # how far the group has followed the line
         self._standing = False  # the real session stands at the line's end, where it scored it
+        self._latest: TopK | None = None  # what the last single step gave
         self.full = False
         self.passes = self.served = self.settled = self.drafted = self.confirmed = 0
 
@@ -118,6 +119,46 @@ class Ahead:
         self._reached = self._base + len(append)
         return self._rows
 
+    @property
+    def beyond(self) -> list[int]:
+        """Ids read behind where the group stands, as far as it is still on their line."""
+        return self._line[len(self._here) - self._base : len(self._rows)] if self._on_the_line else []
+
+    @property
+    def _on_the_line(self) -> bool:
+        at = len(self._here) - self._base
+        return bool(self._rows) and at >= 0 and self._here[self._base :] == self._line[:at]
+
+    async def run_on(self, text: Sequence[bytes]) -> bool:
+        """Read one id more than was read so far: the likeliest. Only for sessions without noise.
+
+        text: id → its bytes; what says nothing is not read. False: nothing was done. Raises as `Session.step`, but not for want of room.
+        """
+        on = self._on_the_line and len(self._rows) == len(self._line)
+        tip = self._rows[-1] if on else self._latest
+        there = self._base + len(self._rows) if on else len(self._here)
+        if tip is None or len(self._held) != there or self._excess or self._common < len(self._here):
+            return False
+        id = int(tip.ids[0])
+        if not text[id]:
+            return False
+        began = time.perf_counter()
+        try:
+            top = await self._session.step([id])
+        except (ContextTooLong, BackendOverloaded):
+            self.full = True
+            return False
+        self.times.took(1, time.perf_counter() - began)
+        self.passes += 1
+        self.drafted += 1
+        if not on:
+            self._base, self._line, self._rows, self._reached = there, [], [], there
+        self._held.append(id)
+        self._line.append(id)
+        self._rows.append(top)
+        self._standing = False
+        return True
+
     def trust(self, rows: int) -> None:
         """Use only so many of the distributions just scored: at the places behind, single steps are to be made."""
         del self._rows[rows:]
@@ -174,7 +215,7 @@ class Ahead:
         await self._back()
         missing = self._here[self._common :]
         began = time.perf_counter()
-        top = await self._session.step(missing)
+        self._latest = top = await self._session.step(missing)
         if len(missing) == 1 and self.passes:  # the first one reads the prompt
             self.times.took(1, time.perf_counter() - began)
         self.passes += 1

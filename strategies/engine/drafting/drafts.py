@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from backends.types import TopK, Vocabulary
 from strategies.engine.drafting.ahead import Ahead
-from strategies.engine.drafting.copying import Copier
+from strategies.engine.drafting.leading import Leader
 from strategies.engine.drafting.pace import Pace
 from strategies.engine.drafting.verdicts import Scored, usable
 from strategies.engine.events import DraftReport
@@ -18,6 +19,18 @@ BYTES = 12
 """Bytes that a guess has for each token of a draft, and once more: tokens that it ends within are left out."""
 WHOLE = 0.99
 """Share of a member's mass on the reading that a draft follows, where its distributions have to be judged."""
+
+
+COPIED, LED = "copied", "led"
+"""The proposers' names."""
+
+
+class Proposer(Protocol):
+    """Guesses what comes next."""
+
+    def guess(self, said: bytes, most: int) -> bytes:
+        """What may follow `said`, at most so many bytes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +44,11 @@ class Plan:
 
 class Drafts:
     """See the module. Members are numbered as the group numbers them. `plan` before every round of steps; `scored` with what came of it;
-    `stepped` behind every round. sessions: one per member."""
+    `stepped` behind every round. sessions: one per member. leader: None where nobody may run ahead."""
 
     __slots__ = (
-        "_confirmed", "_copier", "_inventory", "_pace", "_passes", "_rounds", "_seconds", "_spared", "_tables", "_tokens",
-        "sessions",
+        "_by", "_confirmed", "_drafters", "_inventory", "_led", "_pace", "_passes", "_proposers", "_rounds", "_seconds", "_spared",
+        "_tables", "_tokens", "leader", "sessions",
     )  # fmt: skip
 
     def __init__(
@@ -43,14 +56,20 @@ class Drafts:
         sessions: Sequence[Ahead],
         vocabularies: Sequence[Vocabulary],
         inventory: Inventory,
-        copier: Copier,
+        copier: Proposer,
         pace: Pace,
     ) -> None:
         self.sessions = sessions
         self._tables = [table_of(vocabulary) for vocabulary in vocabularies]
         self._inventory = inventory
-        self._copier = copier
         self._pace = pace
+        self._proposers: dict[str, Proposer] = {COPIED: copier}
+        self.leader = Leader(sessions, vocabularies) if pace.exact and len(sessions) > 1 else None
+        if self.leader is not None:
+            self._proposers[LED] = self.leader
+        self._by = COPIED  # whose draft the last one was
+        self._drafters: Sequence[int] = ()  # who read it
+        self._led = 0  # drafts of the leader's
         self._passes = self._spared = 0
         self._tokens = 0  # of the last draft, until it is settled
         self._confirmed = self._rounds = 0
@@ -69,12 +88,17 @@ class Drafts:
         if not waiting:
             return []
         self._settle()
-        width = self._pace.width()
-        if room is not None:
-            width = min(width, room - 1)
-        if width < 1:
-            return []
-        guess = self._copier.guess(said, BYTES * (width + 1))
+        offers = [(self._pace.offer(name), name) for name in self._proposers]
+        for offer, name in sorted(
+            offers, key=lambda each: each[0], reverse=True
+        ):  # of equal ones the first stays first
+            width = offer.width if room is None else min(offer.width, room - 1)
+            if width >= 1 and (guess := self._proposers[name].guess(said, BYTES * (width + 1))):
+                self._by = name
+                return self._plans(waiting, due, guess, width)
+        return []
+
+    def _plans(self, waiting: Sequence[int], due: Sequence[Sequence[Node]], guess: bytes, width: int) -> list[Plan]:
         drafts = [self._encode(member, guess, width, BYTES * (width + 1)) for member in waiting]
         if not all(drafts):
             return []
@@ -93,13 +117,25 @@ class Drafts:
             plans.append(Plan(member, due[member][-1], kept))
         return plans
 
+    def stands(self, member: int, said: int) -> None:
+        """A member's session stands where so many bytes had been said."""
+        if self.leader is not None and member == self.leader.member:
+            self.leader.stands(said)
+
+    async def run_on(self) -> int:
+        """The leader's part of a round, once its own call is over: as far as a draft of its guess would go. Returns its passes."""
+        assert self.leader is not None
+        return await self.leader.run(self._pace.offer(LED).width)
+
     def scored(self, plans: Sequence[Plan], rows: Sequence[list[TopK] | None], seconds: float) -> None:
         """rows: as `Ahead.read_ahead` gave them. seconds: until the last one was there."""
         read = [(plan, tops) for plan, tops in zip(plans, rows, strict=True) if tops is not None]
         self._passes += 1
         self._seconds = seconds
         self._tokens = max(len(plan.draft) for plan in plans)
-        self._confirmed = sum(session.confirmed for session in self.sessions)
+        self._drafters = [plan.member for plan in plans]
+        self._confirmed = self._sum_confirmed()
+        self._led += self._by == LED
         self._rounds = 0
         if self._pace.exact:
             return
@@ -130,18 +166,21 @@ class Drafts:
             passes=self._passes,
             spared=self._spared,
             settled=sum(session.settled for session in self.sessions),
+            led=self._led,
         )
 
     def _settle(self) -> None:
         """Tell the pace what the last draft was good for."""
         if self._tokens:
             # Of all members together the mean; those of one tokenizer confirm alike.
-            confirmed = sum(session.confirmed for session in self.sessions) - self._confirmed
-            each = round(confirmed / max(1, len(self.sessions)))
+            each = round((self._sum_confirmed() - self._confirmed) / len(self._drafters))
             spared = self._rounds - 1  # the round in which it was scored is not one; it may have taken another pass
             self._spared += max(0, spared)
-            self._pace.drafted(self._tokens, min(each, self._tokens), spared, self._seconds)
+            self._pace.drafted(self._by, self._tokens, min(each, self._tokens), spared, self._seconds)
             self._tokens = 0
+
+    def _sum_confirmed(self) -> int:
+        return sum(self.sessions[member].confirmed for member in self._drafters)
 
     def _waiting(self, due: Sequence[Sequence[Node]], places: Sequence[Node | None], live: Sequence[int]) -> list[int]:
         """Members that need a pass now, and may read on behind it."""

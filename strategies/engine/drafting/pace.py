@@ -5,13 +5,21 @@ A(n) = a + a² + … + aⁿ steps (Leviathan et al., ICML 2023), for one pass ov
 (1 + A(n)) / C(n + 1) > 1 / C(1), with C the seconds of a pass by its length, those of the member that takes longest. Where scored
 distributions are not equal to single steps', one step less is spared: the place behind the last confirmed token is stepped again.
 
+Who guessed makes a difference: what was copied fits or does not, a member that runs ahead is right more evenly. So each proposer has a
+yield of its own, and the one whose drafts promise most is asked first.
+
+While nobody has made a pass over several tokens, it is hoped that the further ones cost nothing, or it would never be known.
+
 Guarantee. A balance in seconds: every single step pays `INCOME` of itself in, every draft what it gained or lost. A draft is made only
 if the balance covers it being wrong from its first token on; so drafts cost at most `INCOME` of the whole time and one step.
 """
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from backends.passtimes import PassTimes
 
@@ -30,66 +38,102 @@ RARELY = 384
 """… up to so many."""
 
 
-class Pace:
-    """See the module. times: of the group's members. always: drafts are as long as they may be, whatever they cost. exact: scored
-    distributions are equal to single steps'."""
+@dataclass(frozen=True, slots=True, order=True)
+class Offer:
+    """ratio: how many times faster the text is expected to go with it. width: tokens of the draft; 0: none should be made."""
 
-    __slots__ = ("_balance", "_good", "_since", "_times", "_trial", "_tried", "_wait", "always", "exact")
+    ratio: float
+    width: int
 
-    def __init__(self, times: Sequence[PassTimes], *, always: bool, exact: bool) -> None:
-        self._times = times
-        self.always = always
-        self.exact = exact
+
+NOTHING = Offer(1.0, 0)
+
+
+class Yield:
+    """How well one proposer's guesses fit, the latest counting most."""
+
+    __slots__ = ("_good", "_tried", "_wait", "since", "trial")
+
+    def __init__(self) -> None:
         self._good = self._tried = 0.0
-        self._balance: float | None = None
-        self._since = 0  # steps since the last draft
+        self.since = 0  # steps since its last draft
         self._wait = AGAIN
-        self._trial = False
+        self.trial = False  # its next draft is one, though it did not pay of late
 
     @property
     def rate(self) -> float:
         """How likely a token of a draft is to be confirmed, those before it being so."""
         return (self._good + HOPE * HOPED) / (self._tried + HOPED)
 
-    def width(self) -> int:
-        """Tokens that the next draft should have; 0: none should be made."""
+    @property
+    def due(self) -> bool:
+        """Whether it is to be tried again."""
+        return self.since >= self._wait
+
+    def drafted(self, tokens: int, confirmed: int) -> None:
+        self._good = FADING * self._good + confirmed
+        self._tried = FADING * self._tried + min(tokens, confirmed + 1)
+        self.since = 0
+
+    def judge(self, gain: float) -> None:
+        """What the trial gained, in seconds."""
+        self._wait = AGAIN if gain > 0 else min(RARELY, 2 * self._wait)
+        if gain > 0:
+            self._good = self._tried = 0.0
+
+
+class Pace:
+    """See the module. times: of the group's members. always: drafts are as long as they may be, whatever they cost. exact: scored
+    distributions are equal to single steps'."""
+
+    __slots__ = ("_balance", "_times", "_yields", "always", "exact")
+
+    def __init__(self, times: Sequence[PassTimes], *, always: bool, exact: bool) -> None:
+        self._times = times
+        self.always = always
+        self.exact = exact
+        self._balance: float | None = None
+        self._yields: defaultdict[str, Yield] = defaultdict(Yield)
+
+    def offer(self, by: str) -> Offer:
+        """What the next draft of this proposer should be like."""
         if self.always:
-            return WIDTHS[-1]
+            return Offer(math.inf, WIDTHS[-1])
         step = self._seconds(1)
         if step is None:
-            return 0
+            return NOTHING
         if self._balance is None:
             self._balance = step
-        self._trial = False
-        width = self._best(step, self.rate)
-        if not width and self._since >= self._wait:
-            self._trial = True
-            width = self._best(step, HOPE)
-        return width
+        its = self._yields[by]
+        its.trial = False
+        offer = self._best(step, its.rate)
+        if not offer.width and its.due:
+            its.trial = True
+            offer = self._best(step, HOPE)
+        return offer
 
     def stepped(self) -> None:
         """A step without a draft was made."""
-        self._since += 1
+        for its in self._yields.values():
+            its.since += 1
         if self._balance is not None and (step := self._seconds(1)) is not None:
             self._balance = min(MOST * step, self._balance + INCOME * step)
 
-    def drafted(self, tokens: int, confirmed: int, spared: int, seconds: float) -> None:
-        """A draft of so many tokens was scored in so long; so many of its first ones were said, and so many steps were spared."""
-        self._good = FADING * self._good + confirmed
-        self._tried = FADING * self._tried + min(tokens, confirmed + 1)
-        self._since = 0
+    def drafted(self, by: str, tokens: int, confirmed: int, spared: int, seconds: float) -> None:
+        """This proposer's draft of so many tokens was scored in so long; so many of its first ones were said, and so many steps were
+        spared."""
+        its = self._yields[by]
+        its.drafted(tokens, confirmed)
         step = self._seconds(1)
         if self._balance is None or step is None:
             return
         gain = (1 + spared) * step - seconds
         self._balance = min(MOST * step, self._balance + gain)
-        if self._trial:
-            self._wait = AGAIN if gain > 0 else min(RARELY, 2 * self._wait)
-            if gain > 0:
-                self._good = self._tried = 0.0
+        if its.trial:
+            its.judge(gain)
 
-    def _best(self, step: float, rate: float) -> int:
-        best, found = 1.0, 0
+    def _best(self, step: float, rate: float) -> Offer:
+        best, known = NOTHING, all(times.tried for times in self._times)
         spared = 0.0 if self.exact else -1.0
         chance, at = 1.0, 0
         assert self._balance is not None
@@ -101,10 +145,10 @@ class Pace:
             seconds = self._seconds(width + 1)
             if seconds is None or seconds + (0.0 if self.exact else step) - step > self._balance:
                 break
-            ratio = (1.0 + spared) * step / seconds
-            if ratio > best:
-                best, found = ratio, width
-        return found
+            ratio = (1.0 + spared) * step / (seconds if known else step)
+            if ratio > best.ratio:
+                best = Offer(ratio, width)
+        return best
 
     def _seconds(self, tokens: int) -> float | None:
         """Of a pass of the slowest member. None: not all of them are known yet."""

@@ -1,0 +1,84 @@
+"""Guesses what comes next by letting the fastest member run ahead while the others are at their pass.
+
+A group waits for its slowest member; one that is much faster has time to go on by itself, step by step, with what it would say. Where
+the group says that too, the others read it in one pass. The steps are single ones, so what they gave is used as it is. They cost time that
+would be spent waiting, as long as the members do not share what they compute on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
+
+from backends.types import Vocabulary
+from strategies.engine.drafting.ahead import Ahead
+
+T = TypeVar("T")
+
+FASTER = 1.5
+"""How many times as long a step of the slowest member must take for another to run ahead."""
+
+
+class Leader:
+    """See the module. sessions, vocabularies: one per member.
+
+    Around the calls of one round: `beside` for those of the others, `run` for the one that leads, behind its own. member: who leads, once
+    `chosen` has said that somebody does.
+    """
+
+    __slots__ = ("_at", "_busy", "_led", "_sessions", "_until", "_vocabularies", "member")
+
+    def __init__(self, sessions: Sequence[Ahead], vocabularies: Sequence[Vocabulary]) -> None:
+        self._sessions = sessions
+        self._vocabularies = vocabularies
+        self._busy = 0  # calls of the others
+        self._until = 0.0  # when the last one of them is expected to be over
+        self._at = 0  # bytes that had been said where the leader stands
+        self._led = False
+        self.member = 0
+
+    def chosen(self, live: Sequence[int]) -> bool:
+        """Whether somebody leads in the next round. As long as the member is left it stays the same one."""
+        if self._led and self.member in live:
+            return True
+        known = {member: step for member in live if (step := self._sessions[member].times.step) is not None}
+        self._led = False
+        if len(known) == len(live) > 1:
+            self.member = min(known, key=known.__getitem__)
+            self._led = max(known.values()) >= FASTER * known[self.member]
+        return self._led
+
+    async def beside(self, call: Awaitable[T], seconds: float) -> T:
+        """Another member's call, which is expected to take so long."""
+        self._until = max(self._until if self._busy else 0.0, time.perf_counter() + seconds)
+        self._busy += 1
+        try:
+            return await call
+        finally:
+            self._busy -= 1
+
+    def stands(self, said: int) -> None:
+        """The leader's session stands where so many bytes had been said."""
+        self._at = said
+
+    async def run(self, width: int) -> int:
+        """Go on while another step will be over before the others are, for a draft of so many ids. Returns the steps that were made.
+        Raises as `Session.step`."""
+        session, text = self._sessions[self.member], self._vocabularies[self.member].tokens
+        steps = 0
+        while self._busy and width and not session.full and len(session.beyond) <= width:
+            step = session.times.step
+            if step is None or time.perf_counter() + step > self._until or not await session.run_on(text):
+                break
+            steps += 1
+        return steps
+
+    def guess(self, said: bytes, most: int) -> bytes:
+        """What the leader has said behind `said`, as far as the group is still with it."""
+        if not self._led:
+            return b""
+        text = self._vocabularies[self.member].tokens
+        ahead = b"".join([text[id] for id in self._sessions[self.member].beyond])
+        since = said[self._at :]
+        return ahead[len(since) :][:most] if ahead.startswith(since) else b""
