@@ -68,7 +68,7 @@ class Metrics:
         )
         self._drafts = Counter(
             "modelnet_fused_drafts",
-            "Reading ahead: tokens proposed and accepted, passes over drafts (led: of what a member ran ahead), steps spared, passes settled.",
+            "Reading ahead: tokens proposed and accepted, passes over drafts (led: of a member ahead), steps spared, passes settled.",
             ["what"],
             registry=self.registry,
         )

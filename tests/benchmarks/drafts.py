@@ -1,10 +1,12 @@
 """What reading ahead gains or costs: lock-step with drafts, without, and with drafts that never fit; and the models alone.
 
     .venv/bin/python tests/benchmarks/drafts.py [--on embedded|vllm] [--at-once 1 4 16] [--questions 8] [--max-tokens 96] [--out FILE]
+        [--dtype float32] [--draft-noise 0]
 
 embedded: smol, gemma and qwen in this process. vllm: smol and qwen, two engines started for it, each on a core of its own (needs
-.venv-vllm). All ways to ask are measured in turns, question by question. The output is JSON, with the machine and the load it was under:
-only a quiet machine gives figures that mean much. Seconds are of the stages that can read ahead, so that a first stage does not blur them.
+.venv-vllm), computing in --dtype; with --draft-noise 0 they are taken to be exact, and `auto` reads ahead. All ways to ask are measured
+in turns, question by question. The output is JSON, with the machine and the load it was under: only a quiet machine gives figures that
+mean much. Seconds are of the stages that can read ahead, so that a first stage does not blur them.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ class Found:
     draft_passes: int = 0
     spared: int = 0
     settled: int = 0
+    led: int = 0
     texts: dict[int, str] = field(default_factory=dict)
     wall: float = 0.0
 
@@ -103,6 +106,7 @@ async def answer(catalog: Catalog, wiring: str, number: int, drafts: str, most: 
         found.draft_passes += report.drafts.passes
         found.spared += report.drafts.spared
         found.settled += report.drafts.settled
+        found.led += report.drafts.led
 
 
 @contextmanager
@@ -159,7 +163,9 @@ def summary(wiring: str, way: str, n: int, found: Found, plain: Found | None) ->
     if plain is not None and way != "off":
         row["speed_to_lock_step"] = round((sum(plain.seconds) / sum(plain.pieces)) / (sum(found.seconds) / pieces), 3)
         row["same_text"] = f"{sum(plain.texts[i] == text for i, text in found.texts.items())} of {len(found.texts)}"
-        row |= {key: getattr(found, key) for key in ("proposed", "accepted", "draft_passes", "spared", "settled")}
+        row |= {
+            key: getattr(found, key) for key in ("proposed", "accepted", "draft_passes", "spared", "settled", "led")
+        }
     return row
 
 
@@ -177,22 +183,26 @@ async def embedded(stack: AsyncExitStack, seats: int) -> tuple[Catalog, list[str
     return Catalog(entries), ["qwen|smol|gemma", "qwen>qwen|smol", "qwen", "smol", "gemma"]
 
 
-async def engines(stack: AsyncExitStack) -> tuple[Catalog, list[str]]:
-    from vllm_engines import KEY, Engine, why_not
+async def engines(stack: AsyncExitStack, dtype: str | None, noise: float | None) -> tuple[Catalog, list[str]]:
+    from vllm_engines import KEY, PATIENT, Engine, why_not
 
     from backends.vllm import VLLMBackend, VLLMSettings
 
     if reason := why_not("smol", "qwen"):
         raise SystemExit(reason)
     log, plugin = Path(tempfile.mkdtemp()) / "engines.log", ROOT / "backends" / "vllm_plugin"
-    started = {name: Engine(name, log, core=core, paths=[plugin]) for core, name in enumerate(("smol", "qwen"))}
+    args = [] if dtype is None else ["--dtype", dtype]
+    started = {
+        name: Engine(name, log, core=core, paths=[plugin], args=args) for core, name in enumerate(("smol", "qwen"))
+    }
+    settings: dict[str, Any] = {"api_key": KEY, **PATIENT, **({} if noise is None else {"draft_noise": noise})}
     entries = {}
     for engine in started.values():
         engine.launch()
         stack.callback(engine.stop)
     for name, engine in started.items():
         await asyncio.to_thread(engine.wait)
-        backend = VLLMBackend(name, VLLMSettings(urls=(engine.url,), api_key=KEY))
+        backend = VLLMBackend(name, VLLMSettings(urls=(engine.url,), **settings))
         await backend.start()
         stack.push_async_callback(backend.aclose)
         entries[name] = Entry(backend)
@@ -207,11 +217,19 @@ async def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--ways", nargs="+", default=["off", "auto", "on", "never fits"])
     parser.add_argument("--wirings", nargs="+")
+    parser.add_argument("--dtype", help="of the vLLM engines; left out: the model's own")
+    parser.add_argument(
+        "--draft-noise", type=float, help="of the vLLM engines, as in their settings; left out: the default"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     before = asdict(machine.look())
     async with AsyncExitStack() as stack:
-        made = embedded(stack, max(args.at_once)) if args.on == "embedded" else engines(stack)
+        made = (
+            embedded(stack, max(args.at_once))
+            if args.on == "embedded"
+            else engines(stack, args.dtype, args.draft_noise)
+        )
         catalog, wirings = await made
         ways = [(way, "on" if way == "never fits" else way) for way in args.ways]
         rows = await measure(catalog, args.wirings or wirings, ways, args.at_once, args.questions, args.max_tokens)

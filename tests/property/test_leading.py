@@ -63,7 +63,9 @@ async def test_everything_is_told_as_without_a_leader(fuser: str, asked: dict[st
         assert report is not None
         assert 0 <= report.accepted <= report.proposed
         led += report.led
-    assert led or asked or fuser == "gated"  # a gated group may ask nobody but the first, and a form leave nothing to guess
+    assert (
+        led or asked or fuser == "gated"
+    )  # a gated group may ask nobody but the first, and a form leave nothing to guess
 
 
 async def test_a_leader_spares_the_others_passes() -> None:
