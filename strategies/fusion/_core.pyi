@@ -1,7 +1,7 @@
 # Compiled from core/. Nodes and views have the attributes of those of strategies.fusion.base and strategies.fusion.readings, and are typed
 # as such, though they are classes of their own. What is wrong raises TypeError, ValueError or IndexError.
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Self
 
 from backends.types import Ids, LogProbs, TopK
@@ -38,23 +38,17 @@ class Readings:
 # `strategies.fusion.linear._pooled`.
 def pooled(views: Sequence[readings.View], weights: Sequence[float], estimate: bool, /) -> dict[int, float]: ...
 
-# The piece that leads by more than all that is unlisted, by how much, and its estimated score: see `LinearPool._clear`.
-def clear(
-    views: Sequence[readings.View], weights: Sequence[float], same: bool, /
-) -> tuple[int, float, float] | None: ...
-
-# The likeliest piece of what `pooled` estimates, and its score; ties go to the smaller id. None: nothing is listed.
-def choose(views: Sequence[readings.View], weights: Sequence[float], /) -> tuple[int, float] | None: ...
-
-# Rivals, the gap that the strongest leaves, and the winner's lower bound: see `LinearPool._rivals`.
-def rivals(
+# What `LinearPool._decide` finds where the likeliest piece is chosen and nothing shapes it (ties go to the smaller id): the winner, its
+# estimated score, the gap, rivals, and the places of those to look them up at, or the winner if there are none (share: as for `losing`;
+# negative: nobody is to be asked). None: nothing is listed.
+def decide(
     members: Sequence[readings.Readings],
-    views: Sequence[readings.View],
     weights: Sequence[float],
     same: bool,
-    winner: int,
+    ends: Collection[int],
+    share: float,
     /,
-) -> tuple[list[int], float, float]: ...
+) -> tuple[int, float, float, list[int], list[int]] | None: ...
 
 # Places of those that may have more than `share` of what they list of the winner unlisted: see `Pool._losing_much`.
 def losing(

@@ -16,9 +16,7 @@ from strategies.fusion.readings import NO_IDS
 from strategies.fusion.restarting import Restarting
 
 View = _core.View
-choose, clear, losing, pooled, rivals, say = (
-    _core.choose, _core.clear, _core.losing, _core.pooled, _core.rivals, _core.say,
-)  # fmt: skip
+decide, losing, pooled, say = _core.decide, _core.losing, _core.pooled, _core.say
 
 
 class Readings(_core.Readings, Restarting):

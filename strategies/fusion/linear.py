@@ -12,6 +12,7 @@ number of tokenizers; several copies of one model are that model.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 
 from strategies.fusion.base import Lookup, NothingToSay
 from strategies.fusion.chooser import Greedy
@@ -24,17 +25,35 @@ class LinearPool(Pool):
 
     def _decide(self) -> Sequence[Lookup]:
         if self._field is None and self._chooser.certain:
+            if self._core is not None and type(self).estimate is LinearPool.estimate and type(self._chooser) is Greedy:
+                return self._decide_natively(self._core)
             views = [member.view() for member in self.members]
             if self._clear(views):
                 return self._settle_winner(views)
-            if self._core is not None and type(self).estimate is LinearPool.estimate and type(self._chooser) is Greedy:
-                chosen = self._core.choose(views, self.weights)
-                if chosen is None:
-                    raise NothingToSay
-                self._winner, score = chosen
-                self._scores = {self._winner: score}
-                return self._contest(views)
         return super()._decide()
+
+    def _decide_natively(self, core: ModuleType) -> Sequence[Lookup]:
+        """The same in one call, for all that the interpreter does around several takes as long as what they do."""
+        worth = self._worth if self._rounds < self.ROUNDS else -1.0
+        rivals, places = self._find(core, worth)
+        if places:
+            self._rounds += 1
+            if wanted := self._lookups((self._winner, *rivals[: self.MOST_RIVALS]), among=places):
+                return wanted
+            if any(member.narrowed for member in self.members):
+                self._find(core, -1.0)
+        return ()
+
+    def _find(self, core: ModuleType, worth: float) -> tuple[Sequence[int], Sequence[int]]:
+        """Set the winner and the gap. Its rivals, and which members are worth asking: none if `worth` is negative."""
+        rivals: list[int]
+        places: list[int]
+        found = core.decide(self.members, self.weights, self.same, self._ends, worth)
+        if found is None:
+            raise NothingToSay
+        self._winner, score, self._gap, rivals, places = found
+        self._scores = {self._winner: score}
+        return rivals, places
 
     def estimate(self, views: Sequence[View]) -> dict[int, float]:
         if self._core is not None and all(isinstance(view, self._core.View) for view in views):
@@ -80,13 +99,6 @@ class LinearPool(Pool):
         low(v) + slack, slack = Σ_m scale_m · unlisted_m. A piece of which no member lists more than a share `mark` has low(v) <= mark:
         so only the few that someone lists with more are added up.
         """
-        if self._core is not None:
-            found = self._core.clear(views, self.weights, self.same)
-            if found is None:
-                return False
-            winner, mark, estimate = found
-            self._winner, self._gap, self._scores = winner, -mark, {winner: estimate}
-            return True
         lists, tops, slack, same = [], [], 0.0, self.same
         for weight, view in zip(self.weights, views, strict=True):
             masses, total = view.masses, view.seen + view.unseen
@@ -119,11 +131,6 @@ class LinearPool(Pool):
     def _rivals(self, views: Sequence[View]) -> list[int]:
         if self._field is not None:
             return super()._rivals(views)
-        if self._core is not None:
-            found: tuple[list[int], float, float]
-            found = self._core.rivals(self.members, views, self.weights, self.same, self._winner)
-            strongest, self._gap, self.floor = found
-            return strongest
         unseen, low = 0.0, self._scores
         for weight, view in zip(self.weights, views, strict=True):
             if view.unseen:

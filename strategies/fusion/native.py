@@ -16,7 +16,7 @@ from types import ModuleType
 log = logging.getLogger(__name__)
 
 CORE = "strategies.fusion._core"
-VERSION = 1
+VERSION = 2
 """Of the interface between core/ and `compiled`: one that was built from other sources is left alone."""
 
 

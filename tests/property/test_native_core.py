@@ -297,12 +297,15 @@ def test_what_is_wrong_is_an_error() -> None:
         with pytest.raises((TypeError, ValueError, AttributeError)):
             compiled.Readings(*arguments, beam=1, share=0.0)
     for call in (
-        lambda: _core.clear([3], [1.0], False),
-        lambda: _core.clear([member.view()], [], False),
-        lambda: _core.clear([member.view()], ["x"], False),
+        lambda: _core.decide([3], [1.0], False, (), 0.1),
+        lambda: _core.decide([member], [], False, (), 0.1),
+        lambda: _core.decide([member], ["x"], False, (), 0.1),
+        lambda: _core.decide([member], [1.0], False, 3, 0.1),
+        lambda: _core.decide([member], [1.0], False, (), "x"),
+        lambda: _core.decide([None], [1.0], False, (), 0.1),
         lambda: _core.pooled(3, [1.0], True),
-        lambda: _core.rivals([member], [member.view()], [1.0], False, 10**30),
-        lambda: _core.rivals([None], [member.view()], [1.0], False, 1),
+        lambda: _core.losing([member], [member.view()], 10**30, 0.0),
+        lambda: _core.losing([None], [member.view()], 1, 0.0),
         lambda: _core.losing([member], [member.view()], -5, 0.0),
         lambda: _core.View(),
         lambda: _core.Node(3, 1),
@@ -374,8 +377,8 @@ def test_memory_that_is_not_to_be_had_is_an_error() -> None:
                 call(member.supply, np.log(probs[np.concatenate(ids)]))
             view = call(member.view) or member.view()
             call(_core.pooled, [view], [1.0], True)
-            call(_core.clear, [view], [1.0], False)
-            call(_core.rivals, [member], [view], [1.0], False, known[0])
+            for share in (-1.0, 0.0):
+                call(_core.decide, [member], [1.0], False, (), share)
             call(_core.losing, [member], [view], known[0], 0.0)
             call(_core.say, [member], [1.0], next(iter(view.masses), known[0]), 0.0, 0.0)
         return calls

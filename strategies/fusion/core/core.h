@@ -113,9 +113,8 @@ bool list_holds(PyObject *list, PyObject *item);
 bool as_int32(PyObject *number, int32_t *value);
 int open_doubles(PyObject *array, Py_buffer *view); /* float64 or float32; to be released */
 int open_int32s(PyObject *array, Py_buffer *view);  /* int32 or int64 */
-void copy_doubles(const Py_buffer *view, double *into);
 bool int32_at(const Py_buffer *view, Py_ssize_t at, int32_t *value); /* false: an exception is set */
-void exponentials(double *values, Py_ssize_t count);
+void probabilities(const Py_buffer *logprobs, double *into);
 double pairwise_sum(const double *values, Py_ssize_t count);
 
 /* pool.c */

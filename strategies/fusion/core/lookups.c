@@ -124,8 +124,7 @@ static PyObject *values_of(Readings *self, PyObject *logprobs, Py_buffer *view)
         return NULL;
     }
     double *values = (double *)PyBytes_AS_STRING(bytes);
-    copy_doubles(view, values);
-    exponentials(values, count);
+    probabilities(view, values);
     return bytes;
 }
 

@@ -5,7 +5,7 @@
 #ifndef SOURCES
 #define SOURCES "" /* compile.py gives it: the digest of *.c and *.h */
 #endif
-#define VERSION 1 /* of what Python meets here: strategies.fusion.native.VERSION */
+#define VERSION 2 /* of what Python meets here: strategies.fusion.native.VERSION */
 
 PyObject *name_ids, *name_logprobs, *name_outside, *name_complete, *name_continuing, *name_count_continuing;
 

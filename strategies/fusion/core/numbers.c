@@ -43,14 +43,15 @@ int open_int32s(PyObject *array, Py_buffer *view)
     return look(array, view, "ilq", "int32");
 }
 
-void copy_doubles(const Py_buffer *view, double *into)
+/* So many values of a view, from one on. */
+static void copy_doubles(const Py_buffer *view, Py_ssize_t first, Py_ssize_t count, double *into)
 {
-    const char *from = view->buf;
-    if (view->itemsize == sizeof(double) && view->strides[0] == sizeof(double) && view->shape[0] > 0) {
-        memcpy(into, from, (size_t)view->shape[0] * sizeof(double));
+    const char *from = (const char *)view->buf + first * view->strides[0];
+    if (view->itemsize == sizeof(double) && view->strides[0] == sizeof(double)) {
+        memcpy(into, from, (size_t)count * sizeof(double));
         return;
     }
-    for (Py_ssize_t at = 0; at < view->shape[0]; at++, from += view->strides[0]) {
+    for (Py_ssize_t at = 0; at < count; at++, from += view->strides[0]) {
         if (view->itemsize == sizeof(double)) {
             memcpy(&into[at], from, sizeof(double));
         } else {
@@ -96,6 +97,8 @@ bool as_int32(PyObject *number, int32_t *value)
 #define LEAST (-700.0) /* from here to MOST, `power` is right */
 #define MOST 700.0
 
+#define PART 1024 /* values: 8 KB */
+
 /* e to the x, for LEAST <= x <= MOST, within 4e-16 of its value: 2 to the whole part of x / ln 2, times a polynomial of the rest, which is at
  * most ln 2 / 2 (Taylor; the term left out is below 5e-18). Without a table or a branch, so that a compiler makes loops of it that take
  * several at once: five times as fast as the C library's, and the same bits on every machine. */
@@ -125,32 +128,38 @@ static inline double power(double x)
     return scale * (r * r * p + r) + scale;
 }
 
-WIDE static int odd_ones(const double *values, Py_ssize_t count)
+/* In place. False: some values are beyond what `power` is right for, and all are as they were. */
+WIDE static bool powers(double *values, Py_ssize_t count)
 {
     int odd = 0;
     for (Py_ssize_t at = 0; at < count; at++) {
         odd |= !(values[at] >= LEAST) | !(values[at] <= MOST);
     }
-    return odd;
-}
-
-WIDE static void powers(double *values, Py_ssize_t count)
-{
-    for (Py_ssize_t at = 0; at < count; at++) {
+    for (Py_ssize_t at = 0; at < count && !odd; at++) {
         values[at] = power(values[at]);
     }
+    return !odd;
 }
 
 /* Probabilities of natural logarithms, in place. */
-void exponentials(double *values, Py_ssize_t count)
+static void exponentials(double *values, Py_ssize_t count)
 {
-    if (!odd_ones(values, count)) {
-        powers(values, count);
+    if (powers(values, count)) {
         return;
     }
     for (Py_ssize_t at = 0; at < count; at++) { /* zero probabilities, or nonsense: as the C library has it */
         bool odd = !(values[at] >= LEAST && values[at] <= MOST);
         values[at] = odd ? exp(values[at]) : power(values[at]);
+    }
+}
+
+/* Probabilities of what a view has. In parts that stay in the nearest cache between reading and writing them. */
+void probabilities(const Py_buffer *view, double *into)
+{
+    for (Py_ssize_t at = 0; at < view->shape[0]; at += PART) {
+        Py_ssize_t count = view->shape[0] - at < PART ? view->shape[0] - at : PART;
+        copy_doubles(view, at, count, into + at);
+        exponentials(into + at, count);
     }
 }
 

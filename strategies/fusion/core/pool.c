@@ -13,10 +13,12 @@ static void close_sides(Sides *sides)
     PyMem_Free(sides->side);
 }
 
-/* members, weights: may be NULL. -1: an exception is set, and nothing is to be closed. */
+/* Without members only views are asked for; without views they are the members'. weights: may be NULL. -1: an exception is set, and nothing
+ * is to be closed. */
 static int open_sides(Sides *sides, PyObject *members, PyObject *views, PyObject *weights)
 {
     PyObject *given[] = {members, views, weights}, *lists[3] = {NULL, NULL, NULL};
+    Py_ssize_t count = -1;
     int done = 0;
     *sides = (Sides){0};
     for (int which = 0; which < 3 && done == 0; which++) {
@@ -25,25 +27,30 @@ static int open_sides(Sides *sides, PyObject *members, PyObject *views, PyObject
         }
         lists[which] = PySequence_Tuple(given[which]);
         done = lists[which] == NULL ? -1 : 0;
-        if (done == 0 && PyTuple_GET_SIZE(lists[which]) != PyObject_Length(views)) {
+        if (done == 0 && count >= 0 && PyTuple_GET_SIZE(lists[which]) != count) {
             done = -1;
             PyErr_SetString(PyExc_ValueError, "members, views and weights are not equally many");
         }
+        count = done < 0 ? 0 : PyTuple_GET_SIZE(lists[which]);
     }
-    Py_ssize_t count = done < 0 ? 0 : PyTuple_GET_SIZE(lists[1]);
     if (done == 0 && (sides->side = PyMem_Calloc((size_t)(count ? count : 1), sizeof(Side))) == NULL) {
         PyErr_NoMemory();
         done = -1;
     }
     for (Py_ssize_t at = 0; at < count && done == 0; at++) {
         Side *side = &sides->side[at];
-        PyObject *view = PyTuple_GET_ITEM(lists[1], at), *member = members == NULL ? NULL : PyTuple_GET_ITEM(lists[0], at);
-        if (!Py_IS_TYPE(view, &ViewType) || (member != NULL && !PyObject_TypeCheck(member, &ReadingsType))) {
+        PyObject *member = lists[0] == NULL ? NULL : PyTuple_GET_ITEM(lists[0], at);
+        PyObject *view = lists[1] == NULL ? NULL : PyTuple_GET_ITEM(lists[1], at);
+        if ((member != NULL && !PyObject_TypeCheck(member, &ReadingsType)) || (view != NULL && !Py_IS_TYPE(view, &ViewType))) {
             PyErr_SetString(PyExc_TypeError, "native readings and their views are wanted");
             done = -1;
             break;
         }
-        side->view = (View *)Py_NewRef(view);
+        side->view = view == NULL ? readings_view((Readings *)member) : (View *)Py_NewRef(view);
+        if (side->view == NULL) {
+            done = -1;
+            break;
+        }
         side->member = (Readings *)Py_XNewRef(member);
         sides->count = at + 1;
         side->total = side->view->seen + side->view->unseen;
@@ -177,26 +184,6 @@ static bool leads(const Sides *sides, int32_t *winner, double *mark, double *est
     return true;
 }
 
-/* clear(views, weights, same) → (winner, mark, its estimated score), or None */
-static PyObject *clear(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    Sides sides;
-    (void)module;
-    if (!counted(count, 3, "clear")) {
-        return NULL;
-    }
-    int same = PyObject_IsTrue(args[2]);
-    if (same < 0 || open_sides(&sides, NULL, args[0], args[1]) < 0) {
-        return NULL;
-    }
-    sides.same = same;
-    int32_t winner = 0;
-    double mark = 0.0, estimate = 0.0;
-    bool found = leads(&sides, &winner, &mark, &estimate);
-    close_sides(&sides);
-    return found ? Py_BuildValue("idd", (int)winner, mark, estimate) : Py_NewRef(Py_None);
-}
-
 /* The piece with the largest score, of equal ones the smallest. False: there is none. */
 static bool greedy(const Masses *scores, int32_t *winner, double *score)
 {
@@ -210,61 +197,12 @@ static bool greedy(const Masses *scores, int32_t *winner, double *score)
     return scores->size > 0;
 }
 
-/* choose(views, weights) → (piece, score) by estimated scores, or None where nothing is listed */
-static PyObject *choose(PyObject *module, PyObject *const *args, Py_ssize_t count)
+/* Places of those that may have so much unlisted mass on the winner that it is worth a look-up: see `Pool._losing_much`. */
+static PyObject *losing_much(const Sides *sides, int32_t winner, double share)
 {
-    Sides sides;
-    Masses scores = {0};
-    (void)module;
-    if (!counted(count, 2, "choose") || open_sides(&sides, NULL, args[0], args[1]) < 0) {
-        return NULL;
-    }
-    PyObject *chosen = NULL;
-    int32_t winner = 0;
-    double score = 0.0;
-    if (pool(&sides, true, &scores) == 0) {
-        chosen = greedy(&scores, &winner, &score) ? Py_BuildValue("id", (int)winner, score) : Py_NewRef(Py_None);
-    }
-    masses_clear(&scores);
-    close_sides(&sides);
-    return chosen;
-}
-
-/* rivals(members, views, weights, same, winner) → (pieces, gap, floor) */
-static PyObject *rivals(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    Sides sides;
-    int32_t winner;
-    (void)module;
-    if (!counted(count, 5, "rivals") || !as_int32(args[4], &winner)) {
-        return NULL;
-    }
-    int same = PyObject_IsTrue(args[3]);
-    if (same < 0 || open_sides(&sides, args[0], args[1], args[2]) < 0) {
-        return NULL;
-    }
-    sides.same = same;
-    PyObject *result = rivals_of(&sides, winner);
-    close_sides(&sides);
-    return result;
-}
-
-/* losing(members, views, winner, share) → places: see `Pool._losing_much` */
-static PyObject *losing(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    Sides sides;
-    int32_t winner;
-    (void)module;
-    if (!counted(count, 4, "losing") || !as_int32(args[2], &winner)) {
-        return NULL;
-    }
-    double share = PyFloat_AsDouble(args[3]);
-    if ((share == -1.0 && PyErr_Occurred()) || open_sides(&sides, args[0], args[1], NULL) < 0) {
-        return NULL;
-    }
     PyObject *places = PyList_New(0);
-    for (Py_ssize_t at = 0; places != NULL && at < sides.count; at++) {
-        Side *side = &sides.side[at];
+    for (Py_ssize_t at = 0; places != NULL && at < sides->count; at++) {
+        const Side *side = &sides->side[at];
         double limit = share * masses_get(view_masses(side->view), winner);
         if (!(side->view->unseen > limit)) {
             continue;
@@ -281,8 +219,90 @@ static PyObject *losing(PyObject *module, PyObject *const *args, Py_ssize_t coun
         }
         Py_XDECREF(place);
     }
+    return places;
+}
+
+/* losing(members, views, winner, share) → places */
+static PyObject *losing(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    Sides sides;
+    int32_t winner;
+    (void)module;
+    if (!counted(count, 4, "losing") || !as_int32(args[2], &winner)) {
+        return NULL;
+    }
+    double share = PyFloat_AsDouble(args[3]);
+    if ((share == -1.0 && PyErr_Occurred()) || open_sides(&sides, args[0], args[1], NULL) < 0) {
+        return NULL;
+    }
+    PyObject *places = losing_much(&sides, winner, share);
     close_sides(&sides);
     return places;
+}
+
+/* Where looking something up is worth it, as places; none of them where `share` is negative. */
+static PyObject *places_to_ask(const Sides *sides, int32_t winner, PyObject *rivals, PyObject *ends, double share)
+{
+    if (share < 0.0) {
+        return PyList_New(0);
+    }
+    PyObject *places = NULL, *number = PyLong_FromLong(winner);
+    if (PyList_GET_SIZE(rivals) == 0) {
+        int end = number == NULL ? -1 : PySequence_Contains(ends, number);
+        places = end < 0 ? NULL : end ? PyList_New(0) : losing_much(sides, winner, share);
+    } else if (number != NULL && (places = PyList_New(sides->count)) != NULL) {
+        for (Py_ssize_t at = 0; places != NULL && at < sides->count; at++) {
+            PyObject *place = PyLong_FromSsize_t(at);
+            if (place == NULL) {
+                Py_CLEAR(places);
+            } else {
+                PyList_SET_ITEM(places, at, place);
+            }
+        }
+    }
+    Py_XDECREF(number);
+    return places;
+}
+
+/* decide(members, weights, same, ends, share) → (winner, score, gap, rivals, places to ask), or None where nothing is listed: what
+ * `LinearPool._decide` finds where the likeliest piece is chosen, and nothing shapes or guides. */
+static PyObject *decide(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    Sides sides;
+    Masses scores = {0};
+    (void)module;
+    if (!counted(count, 5, "decide")) {
+        return NULL;
+    }
+    int same = PyObject_IsTrue(args[2]);
+    double share = same < 0 ? -1.0 : PyFloat_AsDouble(args[4]);
+    if (PyErr_Occurred() || open_sides(&sides, args[0], NULL, args[1]) < 0) {
+        return NULL;
+    }
+    sides.same = same;
+    int32_t winner = 0;
+    double mark = 0.0, score = 0.0, gap = 0.0;
+    PyObject *rivals = NULL, *places = NULL, *result = NULL;
+    if (leads(&sides, &winner, &mark, &score)) {
+        gap = -mark;
+        rivals = PyList_New(0);
+    } else if (pool(&sides, true, &scores) < 0) {
+        goto end;
+    } else if (!greedy(&scores, &winner, &score)) {
+        result = Py_NewRef(Py_None);
+        goto end;
+    } else {
+        rivals = rivals_of(&sides, winner, &gap);
+    }
+    if (rivals != NULL && (places = places_to_ask(&sides, winner, rivals, args[3], share)) != NULL) {
+        result = Py_BuildValue("iddOO", (int)winner, score, gap, rivals, places);
+    }
+end:
+    Py_XDECREF(rivals);
+    Py_XDECREF(places);
+    masses_clear(&scores);
+    close_sides(&sides);
+    return result;
 }
 
 /* say(members, weights, piece, lost, worst) → (repairs, lost, worst): all of them advance; what they lose is added to what was lost */
@@ -342,8 +362,7 @@ static PyObject *list_exponentials(PyObject *module, PyObject *logprobs)
     double *values = PyMem_Calloc((size_t)(count ? count : 1), sizeof(double));
     PyObject *list = values == NULL ? PyErr_NoMemory() : PyList_New(count);
     if (list != NULL) {
-        copy_doubles(&view, values);
-        exponentials(values, count);
+        probabilities(&view, values);
     }
     for (Py_ssize_t at = 0; list != NULL && at < count; at++) {
         PyObject *number = PyFloat_FromDouble(values[at]);
@@ -361,10 +380,8 @@ static PyObject *list_exponentials(PyObject *module, PyObject *logprobs)
 PyMethodDef pool_methods[] = {
     {"exponentials", list_exponentials, METH_O, NULL},
     {"pooled", (PyCFunction)(void (*)(void))pooled, METH_FASTCALL, NULL},
-    {"clear", (PyCFunction)(void (*)(void))clear, METH_FASTCALL, NULL},
-    {"choose", (PyCFunction)(void (*)(void))choose, METH_FASTCALL, NULL},
     {"say", (PyCFunction)(void (*)(void))say, METH_FASTCALL, NULL},
-    {"rivals", (PyCFunction)(void (*)(void))rivals, METH_FASTCALL, NULL},
+    {"decide", (PyCFunction)(void (*)(void))decide, METH_FASTCALL, NULL},
     {"losing", (PyCFunction)(void (*)(void))losing, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };

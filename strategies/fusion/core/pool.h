@@ -27,6 +27,6 @@ double unlisted(const Sides *sides, const View *view);
 int pool(const Sides *sides, bool estimate, Masses *scores);
 
 /* rivals.c */
-PyObject *rivals_of(const Sides *sides, int32_t winner);
+PyObject *rivals_of(const Sides *sides, int32_t winner, double *gap);
 
 #endif

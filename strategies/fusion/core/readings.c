@@ -126,7 +126,7 @@ static PyObject *bounds(Readings *self, PyObject *pieces)
 
 /* Lists */
 
-/* What is listed at a node; probabilities are still logarithms in `nats`. */
+/* What is listed at a node. */
 static int fill(Readings *self, Node *node, const Py_buffer *ids, const Py_buffer *nats, double outside)
 {
     const int32_t *first = self->first.buf;
@@ -138,7 +138,7 @@ static int fill(Readings *self, Node *node, const Py_buffer *ids, const Py_buffe
     if (node_lists(node, count) < 0) {
         return -1;
     }
-    copy_doubles(nats, node->probs);
+    probabilities(nats, node->probs);
     for (Py_ssize_t at = 0; at < count; at++) {
         int32_t id;
         if (!int32_at(ids, at, &id)) {
@@ -151,7 +151,6 @@ static int fill(Readings *self, Node *node, const Py_buffer *ids, const Py_buffe
         node->ids[at] = id;
         node->nexts[at] = first[id];
     }
-    exponentials(node->probs, count);
     if (node_add_up(node) < 0) {
         return -1;
     }

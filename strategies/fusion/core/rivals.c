@@ -86,8 +86,8 @@ static Py_ssize_t find_rivals(const Sides *sides, const Masses *low, int32_t win
     return found;
 }
 
-/* (pieces, gap, floor): see `LinearPool._rivals`. */
-PyObject *rivals_of(const Sides *sides, int32_t winner)
+/* Pieces that could yet beat the winner, strongest first, and the gap that the strongest leaves: see `LinearPool._rivals`. */
+PyObject *rivals_of(const Sides *sides, int32_t winner, double *gap)
 {
     Masses low = {0};
     Rival *rivals = NULL;
@@ -112,9 +112,9 @@ PyObject *rivals_of(const Sides *sides, int32_t winner)
     if (found < 0) {
         goto end;
     }
-    double gap = unseen - floor;
+    *gap = unseen - floor;
     if (found > 0) {
-        gap = fmax(gap, fmax(0.0, -rivals[0].ahead * floor));
+        *gap = fmax(*gap, fmax(0.0, -rivals[0].ahead * floor));
     } else if (unseen >= floor) {
         rivals[found++].piece = winner; /* only a piece that nobody listed could win: its exact values may raise its floor */
     }
@@ -126,9 +126,6 @@ PyObject *rivals_of(const Sides *sides, int32_t winner)
         } else {
             PyList_SET_ITEM(list, at, piece);
         }
-    }
-    if (list != NULL) {
-        list = Py_BuildValue("Ndd", list, gap, floor); /* takes the list over */
     }
 end:
     masses_clear(&low);
