@@ -18,6 +18,8 @@ from strategies.vocabulary.table import WORTH_KEEPING, Table, digest_of, forget_
 END = 0
 """Piece id of the virtual end where tokenizers differ; its bytes are empty, so it is first in byte order."""
 
+ROW = 4
+"""Numbers a token in `Speller.rows`."""
 MOST_COUNTS, MOST_LISTS = 200_000, 10_000
 """Counts and lists of tokens that a speller remembers before it forgets them all."""
 
@@ -154,7 +156,7 @@ class Continuing:
 class Speller(dict[int, tuple[int, ...]]):
     """token id → piece ids. A dict that fills itself, so that the hot loop pays one look-up for a known token."""
 
-    __slots__ = ("_continuing", "_counts", "_index", "_sorted", "beginning", "first", "table")
+    __slots__ = ("_index", "_sorted", "beginning", "counts", "first", "lists", "rows", "table")
 
     def __init__(
         self,
@@ -167,14 +169,20 @@ class Speller(dict[int, tuple[int, ...]]):
         super().__init__()
         self.table = table
         self._index = None if index is None else index[:2]
-        self._counts: dict[tuple[bytes, int], int] = {}
-        self._continuing: dict[tuple[int, ...], Continuing] = {}
+        self.counts: dict[tuple[bytes, int], int] = {}
+        """What `count_continuing` found: (said, piece) → count."""
+        self.lists: dict[tuple[int, ...], Continuing] = {}
+        """What `continuing` found: (*spoken, piece) → tokens."""
         self._sorted = None if index is None else (table.ids, index[2])
         firsts = None if self._sorted is None else self._sorted[1]
         self.beginning = Beginnings(firsts, len(pieces), len(table.vocabulary.end_ids))
         """piece → how many tokens' spellings begin with it: `len(continuing(…))` where nothing was said."""
         self.first = _first_of_each(table, self._sorted)
         """token id → the first piece of its spelling, -1 if it is empty; int32 [vocabulary size]."""
+        self.rows = None if index is None else np.zeros(ROW * len(self.first), np.int32)
+        """The spellings that this dict has, side by side, for the core: there one look costs one read of memory, and here five, one after
+        the other. ROW numbers a token: how many pieces (0: not known yet), then the pieces behind the first, as many as there is
+        room for. int32; None where pieces are tokens."""
 
     @property
     def same(self) -> bool:
@@ -184,6 +192,9 @@ class Speller(dict[int, tuple[int, ...]]):
     def __missing__(self, token: int) -> tuple[int, ...]:
         spelling = self._spell(token)
         self[token] = spelling
+        if self.rows is not None:
+            row = (len(spelling), *spelling[1:ROW])
+            self.rows[ROW * token : ROW * token + len(row)] = row
         return spelling
 
     def _spell(self, token: int) -> tuple[int, ...]:
@@ -210,16 +221,16 @@ class Speller(dict[int, tuple[int, ...]]):
         said: the bytes of `spoken`, joined. piece_bytes: the bytes of `piece`.
         """
         wanted = (*spoken, piece)
-        found = self._continuing.get(wanted)
+        found = self.lists.get(wanted)
         if found is None:
-            if len(self._continuing) >= MOST_LISTS:
-                self._continuing.clear()
+            if len(self.lists) >= MOST_LISTS:
+                self.lists.clear()
             ids = self._going_on(said, wanted, said + piece_bytes)
             length, complete = len(wanted), 0
             while complete < len(ids) and len(self[ids[complete]]) == length:
                 complete += 1
             array = np.array(ids, np.int32)
-            found = self._continuing[wanted] = Continuing(array, complete, array[complete:])
+            found = self.lists[wanted] = Continuing(array, complete, array[complete:])
         return found
 
     def _going_on(self, said: bytes, wanted: tuple[int, ...], text: bytes) -> list[int]:
@@ -240,11 +251,11 @@ class Speller(dict[int, tuple[int, ...]]):
             return 1
         if piece == END:
             return 0 if said else len(self.table.vocabulary.end_ids)
-        count = self._counts.get((said, piece))
+        count = self.counts.get((said, piece))
         if count is None:
-            if len(self._counts) >= MOST_COUNTS:
-                self._counts.clear()
-            count = self._counts[said, piece] = self.table.count_starting_with(said + piece_bytes)
+            if len(self.counts) >= MOST_COUNTS:
+                self.counts.clear()
+            count = self.counts[said, piece] = self.table.count_starting_with(said + piece_bytes)
         return count
 
     def encode(self, text: bytes, piece: int) -> tuple[int, ...]:

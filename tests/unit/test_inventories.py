@@ -56,12 +56,17 @@ def test_first_pieces_and_how_many_tokens_begin_with_each() -> None:
         for speller in inventory.spellers:
             spelled = [speller[token] for token in range(len(speller.table.vocabulary))]
             assert speller.first.tolist() == [pieces[0] if pieces else -1 for pieces in spelled]
+            rows = speller.rows.reshape(-1, module.ROW).tolist()
+            assert [row[: min(row[0], module.ROW)] for row in rows] == [
+                [len(pieces), *pieces[1:]][: min(len(pieces), module.ROW)] for pieces in spelled
+            ]
             for piece, text in enumerate(inventory.pieces):
                 found = speller.continuing(b"", (), piece, text)
                 assert speller.beginning[piece] == len(found.ids) == sum(p[:1] == (piece,) for p in spelled)
                 assert [spelled[token] for token in found.ids[: found.complete]] == [(piece,)] * found.complete
                 assert all(len(spelled[token]) > 1 for token in found.beyond)
     alone = inventory_of((A,))
+    assert alone.spellers[0].rows is None
     assert alone.spellers[0].first.tolist() == list(range(len(A)))
     assert [alone.spellers[0].beginning[piece] for piece in range(len(A))] == [1] * len(A)
 

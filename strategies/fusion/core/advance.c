@@ -35,51 +35,30 @@ int complete(Done *done, Node *parent, int32_t token, double weight)
     return 0;
 }
 
-/* A token's spelling, a new reference to a tuple of piece ids. May run Python code. */
-static PyObject *spelling_of(Readings *self, int32_t token)
-{
-    PyObject *key = PyLong_FromLong(token);
-    if (key == NULL) {
-        return NULL;
-    }
-    PyObject *found = Py_XNewRef(PyDict_GetItemWithError(self->speller, key));
-    if (found == NULL && !PyErr_Occurred()) {
-        found = PyObject_GetItem(self->speller, key); /* spells it */
-    }
-    Py_DECREF(key);
-    if (found != NULL && !PyTuple_CheckExact(found)) {
-        PyErr_SetString(PyExc_TypeError, "a spelling is a tuple");
-        Py_CLEAR(found);
-    }
-    return found;
-}
-
-/* How many pieces a token is spelled with; -1: an exception is set. */
-static Py_ssize_t spelled(Readings *self, int32_t token)
-{
-    PyObject *spelling = spelling_of(self, token);
-    Py_ssize_t length = spelling == NULL ? -1 : PyTuple_GET_SIZE(spelling);
-    Py_XDECREF(spelling);
-    return length;
-}
-
 /* Nexts and masses of the lists as they are now. */
 int add_up(Readings *self, Node *node)
 {
     Py_ssize_t pieces = PyTuple_GET_SIZE(self->pieces), count = node->count, at = node->at;
     double seen = 0.0;
     for (Py_ssize_t place = 0; place < count; place++) {
-        PyObject *spelling = spelling_of(self, node->ids[place]);
+        readings_spelled_soon(self, node->ids[place]);
+    }
+    for (Py_ssize_t place = 0; place < count; place++) {
         int32_t next = -1;
-        if (spelling != NULL && at >= PyTuple_GET_SIZE(spelling)) {
-            PyErr_SetString(PyExc_ValueError, "a pending token has nothing left to say");
-        } else if (spelling != NULL && as_int32(PyTuple_GET_ITEM(spelling, at), &next) && (next < 0 || next >= pieces)) {
-            PyErr_SetString(PyExc_IndexError, "a token is spelled with an unknown piece");
-        } else if (node->count != count) {
-            PyErr_SetString(PyExc_RuntimeError, "a place was changed while it was looked at");
+        Py_ssize_t length = readings_spelled(self, node->ids[place], at, &next);
+        if (length < 0) {
+            return -1;
         }
-        Py_XDECREF(spelling);
-        if (PyErr_Occurred()) {
+        if (at >= length) {
+            PyErr_SetString(PyExc_ValueError, "a pending token has nothing left to say");
+            return -1;
+        }
+        if (next < 0 || next >= pieces) {
+            PyErr_SetString(PyExc_IndexError, "a token is spelled with an unknown piece");
+            return -1;
+        }
+        if (node->count != count) {
+            PyErr_SetString(PyExc_RuntimeError, "a place was changed while it was looked at");
             return -1;
         }
         node->nexts[place] = next;
@@ -116,6 +95,7 @@ int say(Readings *self, Node *node, int32_t piece)
         node->outside = fmin(node->outside, node->pmin * (double)(unlisted > 0 ? unlisted : 0));
     }
     node->at++;
+    node->counted = -1;
     Py_SETREF(node->said, said);
     Py_SETREF(node->spoken, spoken);
     masses_clear(&node->resolved);
@@ -136,7 +116,7 @@ static int go_on_listed(Readings *self, Node *node, int32_t piece, Done *done)
         if (node->nexts[at] != piece) {
             continue;
         }
-        Py_ssize_t length = spelled(self, node->ids[at]);
+        Py_ssize_t length = readings_spelled(self, node->ids[at], 0, NULL);
         if (length < 0) {
             return -1;
         }
@@ -204,7 +184,7 @@ static int one_token(Readings *self, Node *node, int32_t piece)
         }
         token = node->ids[at];
         p = node->probs[at];
-        Py_ssize_t length = spelled(self, token);
+        Py_ssize_t length = readings_spelled(self, token, 0, NULL);
         if (length != node->at + 1) {
             return length < 0 ? -1 : 0;
         }

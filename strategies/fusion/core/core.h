@@ -35,6 +35,8 @@ typedef struct Node {
     Py_ssize_t depth;
     Py_ssize_t at;
     int32_t token;
+    int32_t counted;     /* the piece that was last asked for: so many tokens at most go on with it from what was said; -1: none was */
+    Py_ssize_t going_on;
     double weight;
     double seen, outside, pmin;
     double *probs;       /* [count]; ids and nexts are in the same block behind it */
@@ -78,7 +80,18 @@ typedef struct {
     char repaired, narrowed;
     Py_buffer first;    /* token → first piece, int32 [vocabulary size] */
     Py_buffer begins;   /* piece → tokens that begin with it, int32 [pieces]; obj NULL where pieces are tokens */
+    Py_buffer rows;     /* Speller.rows, int32 [ROW * vocabulary size]; obj NULL where pieces are tokens */
+    PyObject *counts;   /* dicts: Speller.counts, Speller.lists */
+    PyObject *lists;
 } Readings;
+
+#define ROW 4 /* strategies.vocabulary.inventory.ROW */
+
+#ifdef __GNUC__
+#define SOON(address) __builtin_prefetch(address) /* many reads of memory that is in no cache, at the same time */
+#else
+#define SOON(address) ((void)(address))
+#endif
 
 extern PyTypeObject NodeType, ViewType, ReadingsType;
 
@@ -97,10 +110,15 @@ Node *node_in(PyObject *list, Py_ssize_t at);
 View *view_of(PyObject *nodes);
 static inline Masses *view_masses(View *view) { return view->owner != NULL ? &view->owner->masses : &view->own; }
 
-/* readings.c, lookups.c, advance.c */
+/* readings.c, spelling.c, lookups.c, advance.c */
 View *readings_view(Readings *self);
 double readings_bound(Readings *self, int32_t piece, bool wide);
 Py_ssize_t readings_beginning(Readings *self, Node *node, int32_t piece);
+PyObject *readings_continuing(Readings *self, const Node *node, int32_t piece);
+Py_ssize_t readings_spelled(Readings *self, int32_t token, Py_ssize_t at, int32_t *piece);
+void readings_spelled_soon(const Readings *self, int32_t token);
+int readings_open_speller(Readings *self);
+void readings_close_speller(Readings *self);
 PyObject *readings_missing(PyObject *self, PyObject *args);
 PyObject *readings_supply(PyObject *self, PyObject *logprobs);
 PyObject *readings_weigh(PyObject *self, PyObject *logprobs);

@@ -33,13 +33,7 @@ static int miss(Readings *self, Node *node, int32_t piece, Py_ssize_t *most, PyO
 {
     int done = -1;
     PyObject *ids = NULL;
-    PyObject *number = PyLong_FromLong(piece);
-    PyObject *said = Py_NewRef(node->said), *spoken = Py_NewRef(node->spoken);
-    PyObject *args[] = {self->speller, said, spoken, number, PyTuple_GET_ITEM(self->pieces, piece)};
-    PyObject *tokens = number == NULL ? NULL : PyObject_VectorcallMethod(name_continuing, args, 5, NULL);
-    Py_XDECREF(number);
-    Py_DECREF(said);
-    Py_DECREF(spoken);
+    PyObject *tokens = readings_continuing(self, node, piece);
     if (tokens == NULL || (ids = PyObject_GetAttr(tokens, name_ids)) == NULL) {
         goto end;
     }

@@ -59,6 +59,7 @@ int node_start(Node *node, double weight)
     }
     node->weight = weight;
     node->at = 0;
+    node->counted = -1;
     Py_XSETREF(node->said, said);
     Py_XSETREF(node->spoken, spoken);
     masses_clear(&node->resolved);

@@ -28,29 +28,6 @@ int piece_of(Readings *self, PyObject *number, int32_t *piece)
     return 0;
 }
 
-/* At most so many tokens go on with `piece` at a node. -1: an exception is set. Runs Python code where something is pending. */
-Py_ssize_t readings_beginning(Readings *self, Node *node, int32_t piece)
-{
-    if (node->at == 0) {
-        return self->begins.obj == NULL ? 1 : ((const int32_t *)self->begins.buf)[piece];
-    }
-    PyObject *number = PyLong_FromLong(piece);
-    PyObject *said = Py_NewRef(node->said); /* looking the method up may run code that starts the node anew */
-    PyObject *args[] = {self->speller, said, number, PyTuple_GET_ITEM(self->pieces, piece)};
-    PyObject *count = number == NULL ? NULL : PyObject_VectorcallMethod(name_count_continuing, args, 4, NULL);
-    Py_XDECREF(number);
-    Py_DECREF(said);
-    if (count == NULL) {
-        return -1;
-    }
-    Py_ssize_t found = PyLong_AsSsize_t(count);
-    Py_DECREF(count);
-    if (found < 0 && !PyErr_Occurred()) {
-        PyErr_SetString(PyExc_ValueError, "a count is negative");
-    }
-    return found;
-}
-
 /* Upper bound of the unlisted mass on one next piece; a piece of this member's. wide: a looser one, without counting tokens behind what
  * is pending, hence without Python code. Negative: an exception is set. */
 double readings_bound(Readings *self, int32_t piece, bool wide)
@@ -138,18 +115,25 @@ static int fill(Readings *self, Node *node, const Py_buffer *ids, const Py_buffe
     if (node_lists(node, count) < 0) {
         return -1;
     }
-    probabilities(nats, node->probs);
     for (Py_ssize_t at = 0; at < count; at++) {
         int32_t id;
         if (!int32_at(ids, at, &id)) {
             return -1;
         }
-        if (id < 0 || id >= size || first[id] >= pieces) {
+        if (id < 0 || id >= size) {
             PyErr_Format(PyExc_IndexError, "token %d of a vocabulary of %zd", (int)id, size);
             return -1;
         }
+        SOON(&first[id]);
         node->ids[at] = id;
-        node->nexts[at] = first[id];
+    }
+    probabilities(nats, node->probs);
+    for (Py_ssize_t at = 0; at < count; at++) {
+        node->nexts[at] = first[node->ids[at]];
+        if (node->nexts[at] >= pieces) {
+            PyErr_SetString(PyExc_IndexError, "a token is spelled with an unknown piece");
+            return -1;
+        }
     }
     if (node_add_up(node) < 0) {
         return -1;
@@ -254,47 +238,6 @@ static PyObject *forget_all(Readings *self, PyObject *nothing)
 
 /* Life */
 
-/* Keep the buffer of an int32 array. */
-static int hold(PyObject *array, Py_buffer *buffer, const char *what)
-{
-    if (PyObject_GetBuffer(array, buffer, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) < 0) {
-        return -1;
-    }
-    if (buffer->ndim == 1 && buffer->itemsize == sizeof(int32_t) && buffer->format != NULL
-        && (strcmp(buffer->format, "i") == 0 || strcmp(buffer->format, "l") == 0)) {
-        return 0;
-    }
-    PyBuffer_Release(buffer);
-    PyErr_Format(PyExc_TypeError, "%s: an int32 array of one dimension is wanted", what);
-    return -1;
-}
-
-static int open_speller(Readings *self)
-{
-    int done = -1;
-    PyObject *first = PyObject_GetAttrString(self->speller, "first"), *counts = NULL;
-    PyObject *beginning = first == NULL ? NULL : PyObject_GetAttrString(self->speller, "beginning");
-    if (beginning == NULL || (counts = PyObject_GetAttrString(beginning, "counts")) == NULL
-        || hold(first, &self->first, "first") < 0) {
-        goto end;
-    }
-    if (counts != Py_None) {
-        if (hold(counts, &self->begins, "counts") < 0) {
-            goto end;
-        }
-        if (self->begins.shape[0] < PyTuple_GET_SIZE(self->pieces)) {
-            PyErr_SetString(PyExc_ValueError, "a count for every piece is wanted");
-            goto end;
-        }
-    }
-    done = 0;
-end:
-    Py_XDECREF(first);
-    Py_XDECREF(beginning);
-    Py_XDECREF(counts);
-    return done;
-}
-
 static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"speller", "pieces", "beam", "share", NULL};
@@ -320,7 +263,7 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *keywords)
         goto failed;
     }
     PyList_SET_ITEM(self->due, 0, Py_NewRef((PyObject *)self->position));
-    if (open_speller(self) < 0) {
+    if (readings_open_speller(self) < 0) {
         goto failed;
     }
     return (PyObject *)self;
@@ -332,6 +275,8 @@ failed:
 static int traverse(Readings *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->speller);
+    Py_VISIT(self->counts);
+    Py_VISIT(self->lists);
     Py_VISIT(self->pieces);
     Py_VISIT(self->nodes);
     Py_VISIT(self->due);
@@ -372,9 +317,7 @@ static void dealloc(Readings *self)
     readings_drop_asked(self);
     Py_XDECREF(self->position);
     Py_XDECREF(self->pieces);
-    PyBuffer_Release(&self->first);
-    PyBuffer_Release(&self->begins);
-    Py_XDECREF(self->speller);
+    readings_close_speller(self);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
