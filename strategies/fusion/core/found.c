@@ -31,73 +31,123 @@ int open_ids(const Found *found, Py_buffer *ids, Py_ssize_t *complete)
     return done;
 }
 
-static double largest(const double *values, Py_ssize_t count)
+#define AT_ONCE 16
+
+/* The largest of AT_ONCE values; zero if none is greater. In strands, so that a compiler compares several at once. */
+static double largest(const double *values)
 {
-    double most[4] = {0.0, 0.0, 0.0, 0.0}; /* four at a time, for speed */
-    for (Py_ssize_t at = 0; at < count; at++) {
-        most[at % 4] = values[at] > most[at % 4] ? values[at] : most[at % 4];
+    double most[8] = {0.0};
+    for (int at = 0; at < AT_ONCE; at++) {
+        most[at % 8] = values[at] > most[at % 8] ? values[at] : most[at % 8];
     }
-    return fmax(fmax(most[0], most[1]), fmax(most[2], most[3]));
+    for (int half = 4; half > 0; half /= 2) {
+        for (int at = 0; at < half; at++) {
+            most[at] = most[at + half] > most[at] ? most[at + half] : most[at];
+        }
+    }
+    return most[0];
 }
 
-/* The places of the likeliest of `values`, ascending; of equal ones the first. A heap whose root is the one to give up next. */
-static void likeliest(const double *values, Py_ssize_t count, Py_ssize_t *places)
+/* With its value beside it, for the values are too many for the nearest cache. */
+typedef struct {
+    double value;
+    Py_ssize_t place;
+} Kept;
+
+static inline bool worse(Kept one, Kept other)
 {
-#define WORSE(a, b) (values[a] < values[b] || (values[a] == values[b] && (a) > (b)))
-    for (Py_ssize_t at = 0; at < count; at++) {
-        Py_ssize_t hole;
-        if (at < MOST_LISTED) {
-            for (hole = at; hole > 0 && WORSE(at, places[(hole - 1) / 2]); hole = (hole - 1) / 2) {
-                places[hole] = places[(hole - 1) / 2];
-            }
-        } else if (values[at] > values[places[0]]) {
-            hole = 0;
-            for (Py_ssize_t child = 1; child < MOST_LISTED; child = 2 * hole + 1) {
-                if (child + 1 < MOST_LISTED && WORSE(places[child + 1], places[child])) {
-                    child++;
-                }
-                if (!WORSE(places[child], at)) {
-                    break;
-                }
-                places[hole] = places[child];
-                hole = child;
-            }
-        } else {
-            continue;
-        }
-        places[hole] = at;
+    return one.value < other.value || (one.value == other.value && one.place > other.place);
+}
+
+/* One more in a heap of so many whose root is the one to give up next. */
+static void climb(Kept *heap, Py_ssize_t hole, Kept more)
+{
+    for (; hole > 0 && worse(more, heap[(hole - 1) / 2]); hole = (hole - 1) / 2) {
+        heap[hole] = heap[(hole - 1) / 2];
     }
-#undef WORSE
-    for (Py_ssize_t at = 1; at < MOST_LISTED; at++) { /* few: by insertion */
-        Py_ssize_t place = places[at], hole = at;
-        for (; hole > 0 && places[hole - 1] > place; hole--) {
-            places[hole] = places[hole - 1];
+    heap[hole] = more;
+}
+
+/* One instead of the root of a full heap. */
+static void sink(Kept *heap, Kept more)
+{
+    Py_ssize_t hole = 0;
+    for (Py_ssize_t child = 1; child < MOST_LISTED; child = 2 * hole + 1) {
+        if (child + 1 < MOST_LISTED && worse(heap[child + 1], heap[child])) {
+            child++;
         }
-        places[hole] = place;
+        if (!worse(heap[child], more)) {
+            break;
+        }
+        heap[hole] = heap[child];
+        hole = child;
     }
+    heap[hole] = more;
+}
+
+/* By place: few enough for insertion. */
+static void in_order(Kept *kept)
+{
+    for (Py_ssize_t at = 1; at < MOST_LISTED; at++) {
+        Kept one = kept[at];
+        Py_ssize_t hole = at;
+        for (; hole > 0 && kept[hole - 1].place > one.place; hole--) {
+            kept[hole] = kept[hole - 1];
+        }
+        kept[hole] = one;
+    }
+}
+
+/* The MOST_LISTED likeliest of more values, in their order; of equal ones the first. Returns the largest of the others. */
+static double likeliest(const double *values, Py_ssize_t count, Kept *heap)
+{
+    double others = 0.0;
+    Py_ssize_t at = 0;
+    for (; at < MOST_LISTED; at++) {
+        climb(heap, at, (Kept){values[at], at});
+    }
+    while (at < count) {
+        Py_ssize_t stop = count - at < AT_ONCE ? count : at + AT_ONCE;
+        double most = stop - at == AT_ONCE ? largest(values + at) : INFINITY;
+        if (!(most > heap[0].value)) { /* nearly always: none of them gets in */
+            others = most > others ? most : others;
+            at = stop;
+        }
+        for (; at < stop; at++) {
+            Kept out = {values[at], at};
+            if (out.value > heap[0].value) {
+                out = heap[0];
+                sink(heap, (Kept){values[at], at});
+            }
+            others = out.value > others ? out.value : others;
+        }
+    }
+    in_order(heap);
+    return others;
 }
 
 /* The likeliest of the tokens from `first` on; the others are outside. holder: bytes that hold the values. */
 static int list(Readings *self, Node *node, const Py_buffer *ids, Py_ssize_t first, PyObject *holder, Py_ssize_t start)
 {
-    Py_ssize_t count = ids->shape[0] - first, listed = count > MOST_LISTED ? MOST_LISTED : count, places[MOST_LISTED];
+    Py_ssize_t count = ids->shape[0] - first, listed = count > MOST_LISTED ? MOST_LISTED : count;
     double *values = (double *)PyBytes_AS_STRING(holder) + start + first, *copy = NULL;
+    Kept kept[MOST_LISTED];
     node->outside = node->pmin = 0.0;
     if (node_lists(node, listed) < 0) {
         return -1;
     }
-    if (listed == count) {
-        for (Py_ssize_t at = 0; at < count; at++) {
-            places[at] = at;
-        }
+    if (listed < count) {
+        node->pmin = likeliest(values, count, kept);
     } else {
-        likeliest(values, count, places);
+        for (Py_ssize_t at = 0; at < count; at++) {
+            kept[at] = (Kept){values[at], at};
+        }
     }
     for (Py_ssize_t at = 0; at < listed; at++) {
-        if (!int32_at(ids, first + places[at], &node->ids[at])) {
+        if (!int32_at(ids, first + kept[at].place, &node->ids[at])) {
             return -1;
         }
-        node->probs[at] = values[places[at]];
+        node->probs[at] = kept[at].value;
     }
     if (listed < count) {
         if (Py_REFCNT(holder) > 1) { /* hardly ever: what was looked up is let go when its piece is said, and then it is ours to change */
@@ -109,10 +159,9 @@ static int list(Readings *self, Node *node, const Py_buffer *ids, Py_ssize_t fir
             values = memcpy(copy, values, (size_t)count * sizeof(double));
         }
         for (Py_ssize_t at = 0; at < listed; at++) {
-            values[places[at]] = 0.0;
+            values[kept[at].place] = 0.0;
         }
         node->outside = pairwise_sum(values, count);
-        node->pmin = largest(values, count);
         PyMem_Free(copy);
     }
     return add_up(self, node);
