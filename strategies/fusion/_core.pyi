@@ -35,6 +35,9 @@ class Readings:
     def _missing(self, pieces: Sequence[int], most: int, /) -> list[Ids]: ...  # per piece to be asked for, its tokens
     def _forget_all(self) -> None: ...
 
+# Of each, what is to be evaluated now: `Pool.due`.
+def due(members: Sequence[readings.Readings], /) -> list[tuple[base.Node, ...]]: ...
+
 # `strategies.fusion.linear._pooled`.
 def pooled(views: Sequence[readings.View], weights: Sequence[float], estimate: bool, /) -> dict[int, float]: ...
 

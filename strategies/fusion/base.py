@@ -95,6 +95,8 @@ def root(node: Node) -> Node:
 
 def route(here: Node, there: Node) -> tuple[int, list[int]]:
     """How to get a session from one node to another: ids to drop, then ids to append."""
+    if there.parent is here:  # nearly always
+        return 0, [there.token]
     append: list[int] = []
     drop = 0
     while here is not there:
@@ -109,9 +111,12 @@ def route(here: Node, there: Node) -> tuple[int, list[int]]:
     return drop, append
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Lookup:
-    """A wish for exact values at the place where `member`'s session stands (the last node it was fed)."""
+    """A wish for exact values at the place where `member`'s session stands (the last node it was fed).
+
+    Not frozen, nor is a commit: there are some of them a piece, and setting up what is frozen takes four times as long.
+    """
 
     member: int
     ids: SomeIds
@@ -154,7 +159,7 @@ class Detail:
     others: tuple[tuple[int, bytes, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Commit:
     """What the group said. `probability` is the pooled one; `end`: the text is over and `text` is empty. detail: if asked for."""
 

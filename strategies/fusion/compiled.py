@@ -16,7 +16,7 @@ from strategies.fusion.readings import NO_IDS
 from strategies.fusion.restarting import Restarting
 
 View = _core.View
-decide, losing, pooled, say = _core.decide, _core.losing, _core.pooled, _core.say
+decide, due, losing, pooled, say = _core.decide, _core.due, _core.losing, _core.pooled, _core.say
 
 
 class Readings(_core.Readings, Restarting):

@@ -42,6 +42,7 @@ class LinearPool(Pool):
                 return wanted
             if any(member.narrowed for member in self.members):
                 self._find(core, -1.0)
+        self._settled = True
         return ()
 
     def _find(self, core: ModuleType, worth: float) -> tuple[Sequence[int], Sequence[int]]:

@@ -117,6 +117,9 @@ class Pool(ABC):
     # The protocol of a fuser
 
     def due(self) -> Sequence[Sequence[Node]]:
+        if self._core is not None:
+            due: Sequence[Sequence[Node]] = self._core.due(self.everyone)
+            return due
         return [tuple(member.due) for member in self.everyone]
 
     def feed(self, member: int, node: Node, top: TopK) -> None:
@@ -134,10 +137,11 @@ class Pool(ABC):
             if wanted:
                 self._wished = True
                 return wanted
-            for member in self.members:
-                if member.due:
-                    return ()
-            self._settled = True
+            if not self._settled:
+                for member in self.members:
+                    if member.due:
+                        return ()
+                self._settled = True
         return () if self._tell is None or self._told else self._ask_to_tell()
 
     def supply(self, lookup: Lookup, logprobs: LogProbs) -> None:
@@ -209,7 +213,10 @@ class Pool(ABC):
         self.weights: Sequence[float] = tuple([weight / whole for weight in given])
 
     def _decide(self) -> Sequence[Lookup]:
-        """Set the winner and the gap that its strongest rival leaves, or say what should be looked up first. Raises NothingToSay."""
+        """Set the winner and the gap that its strongest rival leaves, or say what should be looked up first. Raises NothingToSay.
+
+        May set `_settled` where nothing is to be looked up, and nobody was set on tokens of its own.
+        """
         views = [member.view() for member in self.members]
         self._scores = scores = self.estimate(views)
         field = self._field
@@ -329,9 +336,12 @@ class Pool(ABC):
         if not self._may_ask:
             return []
         pieces = tuple(dict.fromkeys(pieces))
-        places = range(len(self.members)) if among is None else among
-        wanted = [Lookup(self.numbers[place], self.members[place].missing(pieces, most)) for place in places]
-        return [lookup for lookup in wanted if len(lookup.ids)]
+        wanted = []
+        for place in range(len(self.members)) if among is None else among:
+            ids = self.members[place].missing(pieces, most)
+            if len(ids):
+                wanted.append(Lookup(self.numbers[place], ids))
+        return wanted
 
     def _count(self) -> Certificate:
         self._pieces_said += 1

@@ -297,6 +297,8 @@ def test_what_is_wrong_is_an_error() -> None:
         with pytest.raises((TypeError, ValueError, AttributeError)):
             compiled.Readings(*arguments, beam=1, share=0.0)
     for call in (
+        lambda: _core.due(3),
+        lambda: _core.due([member, None]),
         lambda: _core.decide([3], [1.0], False, (), 0.1),
         lambda: _core.decide([member], [], False, (), 0.1),
         lambda: _core.decide([member], ["x"], False, (), 0.1),
@@ -376,6 +378,7 @@ def test_memory_that_is_not_to_be_had_is_an_error() -> None:
             if ids := call(member._missing, known[:4], 1000):
                 call(member.supply, np.log(probs[np.concatenate(ids)]))
             view = call(member.view) or member.view()
+            call(_core.due, [member])
             call(_core.pooled, [view], [1.0], True)
             for share in (-1.0, 0.0):
                 call(_core.decide, [member], [1.0], False, (), share)

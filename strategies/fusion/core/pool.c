@@ -305,6 +305,29 @@ end:
     return result;
 }
 
+/* due(members) → of each a tuple of nodes: see `Pool.due` */
+static PyObject *due(PyObject *module, PyObject *given)
+{
+    (void)module;
+    PyObject *members = PySequence_Tuple(given);
+    PyObject *list = members == NULL ? NULL : PyList_New(PyTuple_GET_SIZE(members));
+    for (Py_ssize_t at = 0; list != NULL && at < PyTuple_GET_SIZE(members); at++) {
+        PyObject *member = PyTuple_GET_ITEM(members, at), *nodes = NULL;
+        if (!PyObject_TypeCheck(member, &ReadingsType)) {
+            PyErr_SetString(PyExc_TypeError, "native readings are wanted");
+        } else {
+            nodes = PyList_AsTuple(((Readings *)member)->due);
+        }
+        if (nodes == NULL) {
+            Py_CLEAR(list);
+        } else {
+            PyList_SET_ITEM(list, at, nodes);
+        }
+    }
+    Py_XDECREF(members);
+    return list;
+}
+
 /* say(members, weights, piece, lost, worst) → (repairs, lost, worst): all of them advance; what they lose is added to what was lost */
 static PyObject *say(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -382,6 +405,7 @@ PyMethodDef pool_methods[] = {
     {"pooled", (PyCFunction)(void (*)(void))pooled, METH_FASTCALL, NULL},
     {"say", (PyCFunction)(void (*)(void))say, METH_FASTCALL, NULL},
     {"decide", (PyCFunction)(void (*)(void))decide, METH_FASTCALL, NULL},
+    {"due", due, METH_O, NULL},
     {"losing", (PyCFunction)(void (*)(void))losing, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };

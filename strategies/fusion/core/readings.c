@@ -115,6 +115,9 @@ static int fill(Readings *self, Node *node, const Py_buffer *ids, const Py_buffe
     if (node_lists(node, count) < 0) {
         return -1;
     }
+    for (Py_ssize_t at = 0; at < count; at += 8) {
+        SOON((const char *)nats->buf + at * nats->strides[0]);
+    }
     for (Py_ssize_t at = 0; at < count; at++) {
         int32_t id;
         if (!int32_at(ids, at, &id)) {
