@@ -117,6 +117,7 @@ Py_ssize_t readings_beginning(Readings *self, Node *node, int32_t piece);
 PyObject *readings_continuing(Readings *self, const Node *node, int32_t piece);
 Py_ssize_t readings_spelled(Readings *self, int32_t token, Py_ssize_t at, int32_t *piece);
 void readings_spelled_soon(const Readings *self, int32_t token);
+void readings_bound_soon(const Readings *self, int32_t piece);
 int readings_open_speller(Readings *self);
 void readings_close_speller(Readings *self);
 PyObject *readings_missing(PyObject *self, PyObject *args);

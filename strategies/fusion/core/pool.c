@@ -292,6 +292,9 @@ static PyObject *decide(PyObject *module, PyObject *const *args, Py_ssize_t coun
         result = Py_NewRef(Py_None);
         goto end;
     } else {
+        for (Py_ssize_t at = 0; at < sides.count; at++) {
+            sides.side[at].mine = masses_get(view_masses(sides.side[at].view), winner);
+        }
         rivals = rivals_of(&sides, winner, &gap);
     }
     if (rivals != NULL && (places = places_to_ask(&sides, winner, rivals, args[3], share)) != NULL) {

@@ -13,6 +13,7 @@ typedef struct {
     View *view;
     double weight;
     double total; /* the most that its masses and all unlisted can be */
+    double mine;  /* its mass of the winner, where there is one */
 } Side;
 
 /* All of them. Holds references, for bounds run Python code. */

@@ -8,7 +8,7 @@
 #define FAR 1e-9       /* further ahead than this by looser bounds is ahead by closer ones, whatever the rounding */
 
 /* How far the winner is certainly ahead of a piece, before division by its lower bound: see `LinearPool._all_ahead`. -1: an exception. */
-static int lead(const Sides *sides, int32_t winner, int32_t piece, bool wide, double *difference)
+static int lead(const Sides *sides, int32_t piece, bool wide, double *difference)
 {
     *difference = 0.0;
     for (Py_ssize_t at = 0; at < sides->count; at++) {
@@ -21,8 +21,7 @@ static int lead(const Sides *sides, int32_t winner, int32_t piece, bool wide, do
             }
             least = fmin(least, side->view->unseen);
         }
-        const Masses *masses = view_masses(side->view);
-        double apart = masses_get(masses, winner) - (masses_get(masses, piece) + least);
+        double apart = side->mine - (masses_get(view_masses(side->view), piece) + least);
         if (apart > 0.0 || (sides->same && apart != 0.0)) {
             *difference += side->weight * apart / side->total;
         } else if (apart != 0.0) {
@@ -52,11 +51,15 @@ static Py_ssize_t find_rivals(const Sides *sides, const Masses *low, int32_t win
     double mark = floor - unseen; /* nothing unlisted adds more to a piece than all of it */
     Py_ssize_t pieces = 0, found = 0;
     for (Py_ssize_t at = 0; at < sides->count; at++) {
-        pieces = PyTuple_GET_SIZE(sides->side[at].member->pieces);
+        const Readings *member = sides->side[at].member;
+        pieces = PyTuple_GET_SIZE(member->pieces);
         for (Py_ssize_t place = 0; place < low->size; place++) {
             if (low->items[place].piece >= pieces) {
                 PyErr_SetString(PyExc_ValueError, "views are not those of the members");
                 return -1;
+            }
+            if (low->items[place].mass >= mark) {
+                readings_bound_soon(member, low->items[place].piece);
             }
         }
     }
@@ -67,13 +70,13 @@ static Py_ssize_t find_rivals(const Sides *sides, const Masses *low, int32_t win
             continue;
         }
         if (floor != 0.0) {
-            if (lead(sides, winner, piece, true, &difference) < 0) {
+            if (lead(sides, piece, true, &difference) < 0) {
                 return -1;
             }
             if (difference / floor > FAR) {
                 continue;
             }
-            if (lead(sides, winner, piece, false, &difference) < 0) {
+            if (lead(sides, piece, false, &difference) < 0) {
                 return -1;
             }
         }

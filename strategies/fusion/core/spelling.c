@@ -37,6 +37,14 @@ Py_ssize_t readings_beginning(Readings *self, Node *node, int32_t piece)
     return found;
 }
 
+/* `readings_bound` is going to be asked. */
+void readings_bound_soon(const Readings *self, int32_t piece)
+{
+    if (self->begins.obj != NULL) {
+        SOON((const int32_t *)self->begins.buf + piece);
+    }
+}
+
 /* All tokens that go on with `piece` at a node: a Continuing, a new reference. May run Python code. */
 PyObject *readings_continuing(Readings *self, const Node *node, int32_t piece)
 {
