@@ -35,39 +35,6 @@ int complete(Done *done, Node *parent, int32_t token, double weight)
     return 0;
 }
 
-/* Nexts and masses of the lists as they are now. */
-int add_up(Readings *self, Node *node)
-{
-    Py_ssize_t pieces = PyTuple_GET_SIZE(self->pieces), count = node->count, at = node->at;
-    double seen = 0.0;
-    for (Py_ssize_t place = 0; place < count; place++) {
-        readings_spelled_soon(self, node->ids[place]);
-    }
-    for (Py_ssize_t place = 0; place < count; place++) {
-        int32_t next = -1;
-        Py_ssize_t length = readings_spelled(self, node->ids[place], at, &next);
-        if (length < 0) {
-            return -1;
-        }
-        if (at >= length) {
-            PyErr_SetString(PyExc_ValueError, "a pending token has nothing left to say");
-            return -1;
-        }
-        if (next < 0 || next >= pieces) {
-            PyErr_SetString(PyExc_IndexError, "a token is spelled with an unknown piece");
-            return -1;
-        }
-        if (node->count != count) {
-            PyErr_SetString(PyExc_RuntimeError, "a place was changed while it was looked at");
-            return -1;
-        }
-        node->nexts[place] = next;
-        seen += node->probs[place];
-    }
-    node->seen = seen;
-    return node_add_up(node);
-}
-
 /* Nothing is listed beyond `piece` yet. */
 int say(Readings *self, Node *node, int32_t piece)
 {

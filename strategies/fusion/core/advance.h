@@ -1,4 +1,4 @@
-/* What advance.c and found.c have of each other. */
+/* What advance.c, found.c and spelling.c have of each other. */
 
 #ifndef MODELNET_ADVANCE_H
 #define MODELNET_ADVANCE_H
@@ -14,6 +14,8 @@ typedef struct {
 /* advance.c */
 int complete(Done *done, Node *parent, int32_t token, double weight);
 int say(Readings *self, Node *node, int32_t piece);
+
+/* spelling.c */
 int add_up(Readings *self, Node *node);
 
 /* found.c */

@@ -1,4 +1,4 @@
-/* What pool.c and rivals.c have of each other. */
+/* What pool.c, rivals.c and sides.c have of each other. */
 
 #ifndef MODELNET_POOL_H
 #define MODELNET_POOL_H
@@ -22,6 +22,10 @@ typedef struct {
     Py_ssize_t count;
     bool same;
 } Sides;
+
+/* sides.c */
+int open_sides(Sides *sides, PyObject *members, PyObject *views, PyObject *weights);
+void close_sides(Sides *sides);
 
 /* pool.c */
 double unlisted(const Sides *sides, const View *view);
