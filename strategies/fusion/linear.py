@@ -5,7 +5,7 @@ the bounds of P(v) that `readings.View` states, the winner w is certain if low(w
 lists do not suffice, exact values of the few rivals are looked up (Fagin's threshold algorithm: lists are sorted access, look-ups
 random access).
 When to use it: always, unless you know better. Cost: less than a tenth of a millisecond per piece with three members and k = 20, some
-four times that where the core is not compiled (`make bench-fusion`). Guarantee: the likeliest piece of the pool, certified, for any
+six times that where the core is not compiled (`make bench-fusion`). Guarantee: the likeliest piece of the pool, certified, for any
 number of tokenizers; several copies of one model are that model.
 """
 
