@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -38,6 +39,19 @@ PATIENT = {
     "heartbeat": 60.0,
 }
 """Settings of a backend for machines that are busy."""
+
+
+def _dtype() -> str:
+    """float32 on processors without instructions for bfloat16: emulated, reading a prompt takes as long as so many single steps."""
+    with contextlib.suppress(OSError):
+        flags = Path("/proc/cpuinfo").read_text().split()
+        if "x86_64" in platform.machine() and "avx512_bf16" not in flags and "amx_bf16" not in flags:
+            return "float32"
+    return "auto"
+
+
+DTYPE = os.environ.get("MODELNET_VLLM_DTYPE") or _dtype()
+"""What engines compute in."""
 
 
 def why_not(*models: str) -> str | None:
@@ -105,7 +119,7 @@ class Engine:
             str(PYTHON), "-m", "vllm.entrypoints.openai.api_server",
             "--model", str(vllm_models.directory(self.model)), "--served-model-name", self.model,
             "--host", "127.0.0.1", "--port", str(self.port), "--api-key", KEY,
-            "--max-model-len", "2048", "--max-num-seqs", "32", "--enforce-eager", *self._args,
+            "--max-model-len", "2048", "--max-num-seqs", "32", "--enforce-eager", "--dtype", DTYPE, *self._args,
         ]  # fmt: skip
         if self._extension:
             command += ["--logits-processors", "modelnet_vllm.v1:LogitsTap"]
