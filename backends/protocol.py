@@ -177,6 +177,21 @@ class TokenBackend(TextBackend, Protocol):
 
 
 @runtime_checkable
+class PreparingBackend(TokenBackend, Protocol):
+    """Its engine keeps what it has read: of a prompt that begins like an earlier one, it reads only what is new."""
+
+    async def prepare(self, messages: Sequence[Message]) -> int:
+        """Have the engine read a conversation whose beginning a later `stream` or `open` will share.
+
+        Returns once it is read: how many tokens the engine keeps at a time (at least 1), so that more of them is worth another call;
+        0 if it had no place free, in which case nothing was read. Costs time and nothing else: it waits for no place, takes none that
+        others wait for, and counts in no statistics. May be cancelled at any moment, and then frees what it held without anyone's
+        help. Raises CapabilityMissing where the server keeps nothing or can't be asked, else any BackendError.
+        """
+        ...
+
+
+@runtime_checkable
 class RawBackend(TokenBackend, Protocol):
     """Also reads prompts that are no conversation (`backends.raw`), in `stream` and in `open`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 from typing import Self
 
@@ -45,6 +46,11 @@ class Seats:
         self._free = None if total is None else anyio.Semaphore(total)
         self.taken = 0
         self.waiting = 0
+
+    @property
+    def free(self) -> float:
+        """How many could be taken now without waiting; infinity where there is no limit."""
+        return math.inf if self._free is None else self._free.value
 
     async def take(self) -> Seat:
         """Wait for a place. Raises BackendOverloaded when the queue is full."""

@@ -21,11 +21,17 @@ from backends.vllm.forwarding import Forwarding
 from backends.vllm.replica import Replica
 from backends.vllm.session import VLLMSession
 from backends.vllm.settings import VLLMSettings
+from backends.vllm.warmth import Warmth
 
 T = TypeVar("T")
 
 _OF_PROMPTS = ("chat_template_kwargs", "chat_template")
 """Fields of `extra_body` that shape a rendered prompt."""
+
+BLOCK = 16
+"""Tokens that vLLM keeps at a time, where the extension is too old to say."""
+ADMISSION = 2.0
+"""Seconds in which a server that has a place free lets a session in; one that does not has none."""
 
 
 class VLLMBackend:
@@ -36,6 +42,8 @@ class VLLMBackend:
         self._settings = settings
         self._seats = Seats(name, settings.seats, settings.queue)
         self._replicas = [Replica(name, settings, url) for url in settings.urls]
+        self._warmth = Warmth()
+        self._preparing = 0
         self._vocabulary: Vocabulary | None = None
         self._fetching = anyio.Lock()
         self._closed = False
@@ -103,7 +111,7 @@ class VLLMBackend:
         async with await self._seats.take(), AsyncExitStack() as stack:
             self._check_open()
             error: BackendError | None = None
-            for replica in self._in_order():
+            for replica in self._in_order(request.messages):
                 attempt = await stack.enter_async_context(AsyncExitStack())
                 attempt.enter_context(_counted(replica))
                 try:
@@ -193,18 +201,61 @@ class VLLMBackend:
             raise CapabilityMissing(self._name, f"Model {self._name!r} opens no token sessions: they are switched off.")
         async with await self._seats.take() as seat:
             vocabulary = await self.vocabulary()
-            extra = {key: value for key, value in self._settings.extra_body.items() if key in _OF_PROMPTS}
             make = partial(frames.Open, k=min(k, frames.MOST_K, len(vocabulary)), room=max_tokens)
-            opening = partial(
-                self._open, make=partial(make, prompt={**extra, "messages": as_json(messages)}), freed=seat.release
-            )
-            replica, session = await self._somewhere(opening, vocabulary)
+            opening = partial(self._open, make=partial(make, prompt=self._prompt(messages)), freed=seat.release)
+            replica, session = await self._somewhere(opening, vocabulary, messages)
             try:
                 yield session
             finally:
                 replica.load -= 1
                 with anyio.CancelScope(shield=True):
                     await session.close()
+
+    async def prepare(self, messages: Sequence[Message]) -> int:
+        """See `backends.protocol.PreparingBackend`. Where a server's sessions are half taken, it is left to those who have them."""
+        self._check_open()
+        if self._settings.sessions == "off":
+            raise CapabilityMissing(self._name, f"Model {self._name!r} opens no token sessions: they are switched off.")
+        replica = self._in_order(messages)[0]
+        if replica.out or self._seats.free <= self._preparing:
+            return 0
+        self._preparing += 1
+        try:
+            connection = await replica.connection()
+            self._fits(connection, None)
+            kept = int(connection.info.get("prefix_cache", BLOCK))
+            if not kept:
+                said = (
+                    f"The server of model {self._name!r} keeps nothing of what it has read (its prefix cache is off)."
+                )
+                raise CapabilityMissing(self._name, said)
+            if replica.load + self._preparing > max(1, connection.info["sessions"] // 2):
+                return 0
+            if not await self._read(connection, messages):
+                return 0
+            self._warmth.warmed(messages, replica)
+            return kept
+        finally:
+            self._preparing -= 1
+
+    async def _read(self, connection: Connection, messages: Sequence[Message]) -> bool:
+        """Whether the server had a place free, and has now read the messages."""
+        make = partial(frames.Open, k=1, room=1, prompt=self._prompt(messages))
+        session = None
+        with anyio.move_on_after(ADMISSION):
+            session = await self._open(connection, make, lambda: None)
+        if session is None:
+            return False
+        try:
+            await session.step()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await session.close()
+        return True
+
+    def _prompt(self, messages: Sequence[Message]) -> dict[str, Any]:
+        extra = {key: value for key, value in self._settings.extra_body.items() if key in _OF_PROMPTS}
+        return {**extra, "messages": as_json(messages)}
 
     async def _open(
         self, connection: Connection, make: Callable[..., frames.Open], freed: Callable[[], None]
@@ -227,7 +278,10 @@ class VLLMBackend:
     # Servers
 
     async def _somewhere(
-        self, use: Callable[[Connection], Awaitable[T]], vocabulary: Vocabulary | None = None
+        self,
+        use: Callable[[Connection], Awaitable[T]],
+        vocabulary: Vocabulary | None = None,
+        messages: Sequence[Message] = (),
     ) -> tuple[Replica, T]:
         """`use` on the server that has least to do, of those that can be reached; counted in its `load`.
 
@@ -235,7 +289,7 @@ class VLLMBackend:
         """
         self._check_open()
         error: BackendError | None = None
-        for replica in self._in_order():
+        for replica in self._in_order(messages):
             replica.load += 1
             try:
                 result = await self._there(replica, use, vocabulary)
@@ -279,9 +333,9 @@ class VLLMBackend:
             reason = "its servers have different tokenizers"
             raise CapabilityMissing(self._name, f"Model {self._name!r} opens no token sessions: {reason}.")
 
-    def _in_order(self) -> list[Replica]:
-        """The least loaded first; those that could not be reached lately last, as a last hope."""
-        return sorted(self._replicas, key=lambda replica: (replica.out, replica.load))
+    def _in_order(self, messages: Sequence[Message] = ()) -> list[Replica]:
+        """Whom to ask first, of whom it would be best that they read these messages (`Warmth`)."""
+        return self._warmth.in_order(self._replicas, messages)
 
     def _check_open(self) -> None:
         if self._closed:

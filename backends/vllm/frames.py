@@ -94,7 +94,8 @@ class Hello:
 @dataclass(frozen=True)
 class Welcome:
     """info: `server` and `vllm` (versions), `model`, `context` (tokens), `sessions` (most at once; 0: `why_not` says why),
-    `drafts` ("one pass" or "steps"), `rewind` ("in place" or "reopen"), `fingerprint` (of the vocabulary)."""
+    `drafts` ("one pass" or "steps"), `rewind` ("in place" or "reopen"), `fingerprint` (of the vocabulary), `prefix_cache` (tokens of a
+    block that is kept for prompts which begin alike; 0: none is)."""
 
     version: int
     info: dict[str, Any]

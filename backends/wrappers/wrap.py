@@ -11,6 +11,7 @@ from backends.protocol import (
     EmbeddingBackend,
     Forwarded,
     ForwardingBackend,
+    PreparingBackend,
     RawBackend,
     Session,
     TextBackend,
@@ -71,6 +72,15 @@ class _Tokens(Guarded):
         return Passage(self._guard, "session", partial(self._inner.open, messages, k=k, max_tokens=max_tokens))
 
 
+class _Prepares(Guarded):
+    async def prepare(self, messages: Sequence[Message]) -> int:
+        """Neither counted nor repeated, and not asked for where the backend is to be left alone."""
+        if self._guard.state != "closed":
+            return 0
+        kept: int = await self._inner.prepare(messages)
+        return kept
+
+
 class _Raw(Guarded):
     async def encode(self, text: str, *, special: bool = True) -> list[int]:
         ids: list[int] = await self._inner.encode(text, special=special)
@@ -105,6 +115,7 @@ class _Tokenizes(Guarded):
 
 _ABILITIES: tuple[tuple[type, type[Guarded]], ...] = (
     (TokenBackend, _Tokens),
+    (PreparingBackend, _Prepares),
     (RawBackend, _Raw),
     (ForwardingBackend, _Forwards),
     (EmbeddingBackend, _Embeds),

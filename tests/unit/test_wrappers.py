@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -11,10 +12,21 @@ from wrapped import ABILITIES, ASK, Ear, TextOnly, full, made, said, unreached
 from backends import errors
 from backends.fake import FakeBackend, FakeSettings, Fault
 from backends.openai_http import OpenAIHTTPBackend, OpenAIHTTPSettings
+from backends.types import Message
 from backends.wrappers import BreakerSettings, Guard, Policy, guard_of, guarded, inner
 from backends.wrappers.causes import CAUSES, cause, verdict
 
 pytestmark = pytest.mark.anyio
+
+
+class Prepares(FakeBackend):
+    """Fails at reading early."""
+
+    asked = 0
+
+    async def prepare(self, messages: Sequence[Message]) -> int:
+        self.asked += 1
+        raise unreached()
 
 
 # Abilities
@@ -22,7 +34,12 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.parametrize(
     "bare",
-    [TextOnly(), FakeBackend("m"), OpenAIHTTPBackend("m", OpenAIHTTPSettings(base_url="http://127.0.0.1:9/v1"))],
+    [
+        TextOnly(),
+        FakeBackend("m"),
+        Prepares("m"),
+        OpenAIHTTPBackend("m", OpenAIHTTPSettings(base_url="http://127.0.0.1:9/v1")),
+    ],
     ids=lambda bare: type(bare).__name__,
 )
 def test_abilities_are_those_of_the_backend_inside(bare: Any) -> None:
@@ -230,6 +247,21 @@ async def test_a_frozen_session_whose_caller_gives_up_is_counted() -> None:
                 await session.step(())
             raise errors.BackendTimeout("m", "It took too long.")
     assert ear.heard == [("failed", "timeout")]
+
+
+async def test_reading_early_is_neither_repeated_nor_counted_nor_asked_of_who_is_left_alone() -> None:
+    ear = Ear()
+    bare = Prepares("m", FakeSettings(answer="Hi", faults=(Fault(on="enter"),)))
+    wrapped = made(bare, ear, retries=2, breaker=BreakerSettings(least=2))
+    for _ in range(5):
+        with pytest.raises(errors.BackendUnavailable):
+            await wrapped.prepare(ASK.messages)
+    assert bare.asked == 5 and ear.heard == [] and guard_of(wrapped).state == "closed"
+    for _ in range(2):
+        with pytest.raises(errors.BackendUnavailable):
+            await said(wrapped)
+    assert guard_of(wrapped).state == "open"
+    assert await wrapped.prepare(ASK.messages) == 0 and bare.asked == 5
 
 
 async def test_sessions_are_what_they_were() -> None:

@@ -12,6 +12,7 @@ from backends import errors
 from backends.protocol import (
     EmbeddingBackend,
     ForwardingBackend,
+    PreparingBackend,
     RawBackend,
     TextBackend,
     TokenBackend,
@@ -21,7 +22,15 @@ from backends.types import Message, TextDelta, TextEvent, TextRequest
 from backends.wrappers import Guard, Policy, State, Watcher, guarded
 
 ASK = TextRequest((Message("user", "Why?"),))
-ABILITIES = (TextBackend, TokenBackend, RawBackend, ForwardingBackend, EmbeddingBackend, TokenizerBackend)
+ABILITIES = (
+    TextBackend,
+    TokenBackend,
+    PreparingBackend,
+    RawBackend,
+    ForwardingBackend,
+    EmbeddingBackend,
+    TokenizerBackend,
+)
 
 
 class Ear(Watcher):

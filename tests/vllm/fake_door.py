@@ -17,7 +17,8 @@ from backends.vllm import frames
 
 
 class FakeDoor:
-    """info: laid over what WELCOME says. fail: code with which every STEP fails. mute: nothing is answered any more.
+    """info: laid over what WELCOME says. fail: code with which every STEP fails. mute: nothing is answered any more. full: no session gets
+    a place. prompts: of the sessions that got one.
 
     `refuse`: status with which the WebSocket is refused.
     """
@@ -28,6 +29,8 @@ class FakeDoor:
         self.refuse = refuse
         self.fail: int | None = None
         self.mute = False
+        self.full = False
+        self.prompts: list[Any] = []
         self.opened = 0
         self.live = 0
         self.dials = 0
@@ -114,6 +117,8 @@ class FakeDoor:
                     await sessions.pop(frame.session)[1].aclose()
                     self.live -= 1
                 return []
+            case frames.Open() if self.full:
+                return []  # it waits in the line
             case frames.Open():
                 return [await self._open(frame, sessions)]
         if self.fail is not None:
@@ -136,6 +141,7 @@ class FakeDoor:
         except ContextTooLong as error:
             return frames.Fail(frame.session, frame.request, frames.TOO_LONG, "", error.tokens or 0, error.limit or 0)
         sessions[frame.session] = session, block
+        self.prompts.append(frame.prompt)
         self.opened += 1
         self.live += 1
         return frames.Opened(frame.session, frame.request, session.prompt_tokens)

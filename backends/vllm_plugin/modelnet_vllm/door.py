@@ -135,6 +135,7 @@ class Door:
             "sessions": 0 if why_not else self.host.places.sessions,
             "drafts": "one pass" if self.host.hooks else "steps",
             "rewind": "in place" if self.host.rewinds else "reopen",
+            "prefix_cache": _kept_at_a_time(self._config),
             "fingerprint": fingerprint,
             "why_not": why_not,
         }
@@ -376,6 +377,12 @@ def _places(config: Any, servers: int) -> Places:
     tokens = int(cache.num_gpu_blocks * block * share) // servers if cache.num_gpu_blocks else None
     queue = int(os.environ.get("MODELNET_QUEUE") or 256)
     return Places(max(1, min(sessions, most) // servers), tokens, block, queue)
+
+
+def _kept_at_a_time(config: Any) -> int:
+    """Tokens of a block that the engine keeps for later prompts which begin alike; 0 where it keeps none."""
+    cache = config.cache_config
+    return int(cache.block_size or 16) if cache.enable_prefix_caching else 0
 
 
 def _text(model: Any) -> Any:
