@@ -42,7 +42,7 @@ class Alias:
     expression: the wiring, in the grammar of model names. prompts: name of a prompt set. fuser: name of a fuser.
     stage_max_tokens: budget of every stage but the last, tokens. max_tokens: budget of the last stage, tokens.
     on_member_failure, member_seconds: whether a group goes on without a member that fails, and when one is late (`engine.Options`).
-    drafts: whether groups may read ahead (`engine.Options`).
+    drafts: whether groups may read ahead; early_prefill: whether models read what earlier stages still write (`engine.Options`).
     The settings hold where the whole model name is this alias; inside a larger wiring (or another alias) only the expression counts.
     """
 
@@ -54,6 +54,7 @@ class Alias:
     on_member_failure: Literal["fail", "drop"] | None = None
     member_seconds: float | None = None
     drafts: Literal["off", "auto", "on"] | None = None
+    early_prefill: Literal["off", "auto"] | None = None
     description: str = ""
 
 

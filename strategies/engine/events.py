@@ -56,8 +56,20 @@ class DraftReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefillReport:
+    """What a stage's models read before its inputs were whole. prepared: times that one of them read what there was. failed: models that
+    then read no further, because their backends failed at it; their part in the stage itself is not touched by that."""
+
+    prepared: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StageReport:
     """A finished stage. seconds: from its start to its last token; first_token: to its first (None if it wrote nothing).
+
+    gap: seconds from the end of the stages that it reads (of the last of them) to its first token; None if it reads none, or wrote nothing.
+    prefill: where models of it could read early.
 
     dropped: members that left on the way, in the order in which they did; from then on the others' weights were scaled to one.
     waited: of a group, seconds in which it waited for its members (their forward passes, and the way there and back); own: seconds of
@@ -74,6 +86,8 @@ class StageReport:
     waited: float | None = None
     own: float | None = None
     drafts: DraftReport | None = None
+    gap: float | None = None
+    prefill: PrefillReport | None = None
 
     @property
     def usage(self) -> Usage:

@@ -14,6 +14,7 @@ FIRST_STEP = 10.0
 
 
 Drafting = Literal["off", "auto", "on"]
+EarlyPrefilling = Literal["off", "auto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ class Options:
     reruns: how often a stage that nobody has seen is run again when its model fails. may_rerun: asked each time, with the model's name.
     drafts: whether groups may read ahead (`strategies.engine.drafting`): "auto" where that can't change a digit, and pays; "on" wherever
         there is something to try.
+    early_prefill: whether models read while the stage that they will read still writes (`strategies.engine.early_prefill`): "auto" where
+        their backends can, and they have nothing else to do for this request.
     constraint: what the answer must match. tools: what it may call. Both bind the last stage only, and are enforced by us where its
         model's server does not do so itself.
     """
@@ -86,5 +89,6 @@ class Options:
     reruns: int = 0
     may_rerun: Callable[[str], bool] = _always
     drafts: Drafting = "off"
+    early_prefill: EarlyPrefilling = "off"
     constraint: Constraint | None = None
     tools: Tools | None = None

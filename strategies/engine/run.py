@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -13,6 +14,7 @@ from backends.catalog import Catalog
 from backends.types import Message, Usage
 from strategies.engine.again import run_unless_broken
 from strategies.engine.check import by_session, check
+from strategies.engine.early_prefill import EarlyPrefill
 from strategies.engine.events import (
     Delta,
     Event,
@@ -28,7 +30,7 @@ from strategies.engine.fused import run_fused
 from strategies.engine.options import Options
 from strategies.engine.stages import Job
 from strategies.engine.watching import watched
-from strategies.planning.plan import Plan, TextStage, branches
+from strategies.planning.plan import FusedStage, Plan, Stage, TextStage, branches
 from strategies.prompting import cut_reasoning
 
 BUFFERED_EVENTS = 16
@@ -66,6 +68,21 @@ async def _read(receive: MemoryObjectReceiveStream[Event | _Failure]) -> AsyncIt
         yield item
 
 
+async def _write(stage: Stage, job: Job, group: FusedStage | None) -> tuple[str, StageReport]:
+    """group: the stage, if its text comes out of token sessions."""
+    if group is not None:
+        return await run_fused(group, job)
+    assert isinstance(stage, TextStage)
+    return await run_unless_broken(stage, job)
+
+
+def _handed_on(text: str, stage: Stage, catalog: Catalog) -> str:
+    for branch in branches(stage):
+        if marks := catalog[branch.model].reasoning:
+            text = cut_reasoning(text, marks)
+    return text
+
+
 async def _stages(
     plan: Plan,
     messages: tuple[Message, ...],
@@ -75,31 +92,34 @@ async def _stages(
 ) -> None:
     done = [anyio.Event() for _ in plan.stages]
     texts: dict[int, str] = {}
+    ended: dict[int, float] = {}
     reports: dict[int, StageReport] = {}
+    early = EarlyPrefill(plan, messages, options, catalog)
 
     async def emit(event: Delta | MemberDropped | Recorded | StageRestarted) -> None:
+        early.saw(event)
         await send.send(event)
 
     async def run_stage(index: int) -> None:
         stage = plan.stages[index]
-        for branch in branches(stage):
-            if branch.reads is not None:
-                await done[branch.reads].wait()
+        read = {branch.reads for branch in branches(stage) if branch.reads is not None}
+        for earlier in read:
+            await done[earlier].wait()
+        early.started(index)
         last = index == len(plan.stages) - 1
         job = Job(index, last, plan.shape, messages, texts, options, catalog, emit)
         await send.send(StageStarted(index))
         group = by_session(stage, options, catalog, last=last)
         with watched(index, stage, plan.shape) as tell:
-            if group is not None:
-                text, report = await run_fused(group, job)
-            else:
-                assert isinstance(stage, TextStage)
-                text, report = await run_unless_broken(stage, job)
+            waited = time.perf_counter() - max((ended[earlier] for earlier in read), default=0.0)
+            text, report = await _write(stage, job, group)
+            ended[index] = time.perf_counter()
+            gap = waited + report.first_token if read and report.first_token is not None else None
+            report = replace(report, gap=gap, prefill=early.report(index))
             tell(report)
-        for branch in branches(stage):
-            if marks := catalog[branch.model].reasoning:
-                text = cut_reasoning(text, marks)
+        text = _handed_on(text, stage, catalog)
         texts[index], reports[index] = text, report
+        early.finished(index, text)
         await send.send(StageFinished(report))
         done[index].set()
 
@@ -118,6 +138,7 @@ async def _stages(
             await send.send(_Failure(error))
             return
         async with anyio.create_task_group() as tasks:
+            early.begin(tasks)
             for index in range(len(plan.stages)):
                 tasks.start_soon(contained, index)
         if len(reports) == len(plan.stages):

@@ -1,0 +1,330 @@
+"""Early prefill: what models are given to read while others write, when they are let go, and that no answer depends on it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import pytest
+
+from backends.catalog import Catalog, Entry
+from backends.errors import BackendUnavailable, CapabilityMissing
+from backends.fake import FakeBackend, FakeSettings, Fault
+from backends.types import Message
+from strategies.engine import Options, Tool, Tools, run
+from strategies.engine.early_prefill import EVERY
+from strategies.engine.events import Delta, Event, Finished, StageReport
+from strategies.planning.planner import plan
+from strategies.prompting import PromptSet, partial_answer
+from strategies.topology import parse
+
+pytestmark = pytest.mark.anyio
+
+PROMPTS = PromptSet.from_mapping(
+    "test",
+    {
+        "default": {
+            "solver": "{question}",
+            "reviewer": "Q: {question} A: {answer} review",
+            "verifier": "Q: {question} A: {answer} verify",
+        }
+    },
+)
+ASK = (Message("system", "Be kind."), Message("user", "six times seven"))
+LONG = " ".join(f"Sentence number {n} of the draft says that six times seven is forty-two." for n in range(16))
+WORDS = tuple(dict.fromkeys(re.findall(r" ?\S+", LONG)))
+
+
+class Reads(FakeBackend):
+    """Keeps what it is given to read early, and everything else that begins, in order. hold: seconds that reading takes.
+
+    errors: raised by the first calls, in turn. kept: what `prepare` returns.
+    """
+
+    def __init__(self, name: str, answer: str = "Yes.", *, hold: float = 0.0, kept: int = 16, **fields: Any) -> None:
+        super().__init__(name, FakeSettings(answer=answer, words=WORDS, context=16_384, **fields))
+        self.hold = hold
+        self.kept = kept
+        self.errors: list[Exception] = []
+        self.calls: list[tuple[str, tuple[Message, ...]]] = []
+        self.reading = 0
+        self.called_off = 0
+
+    async def prepare(self, messages: Sequence[Message]) -> int:
+        assert not self.reading, "one call at a time"
+        self.calls.append(("prepare", tuple(messages)))
+        self.reading += 1
+        try:
+            await anyio.sleep(self.hold)
+        except anyio.get_cancelled_exc_class():
+            self.called_off += 1
+            raise
+        finally:
+            self.reading -= 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.kept
+
+    def open(self, messages: Sequence[Message], **asked: Any) -> Any:
+        self.calls.append(("open", tuple(messages)))
+        return super().open(messages, **asked)
+
+    def stream(self, request: Any) -> Any:
+        self.calls.append(("stream", tuple(request.messages)))
+        return super().stream(request)
+
+    @property
+    def prepared(self) -> list[str]:
+        """The last message of each call, as far as it is read early."""
+        return [messages[-1].content for how, messages in self.calls if how == "prepare"]
+
+    @property
+    def begun(self) -> str:
+        """The last message that it really read."""
+        (found,) = [messages[-1].content for how, messages in self.calls if how != "prepare"]
+        return found
+
+
+async def events_of(
+    wiring: str, *backends: FakeBackend, entry: Callable[[Entry], Entry] = lambda entry: entry, **options: Any
+) -> list[Event]:
+    catalog = Catalog({backend.name: entry(Entry(backend)) for backend in backends})
+    asked = Options(**{"prompts": PROMPTS, "early_prefill": "auto", "stage_max_tokens": 4096, **options})
+    with anyio.fail_after(20):
+        async with run(plan(parse(wiring).topology, catalog), ASK, asked, catalog) as events:
+            found = [event async for event in events]
+    for backend in backends:
+        counters = backend.counters
+        assert (counters.streams, counters.sessions, counters.waiting) == (0, 0, 0)
+        assert not getattr(backend, "reading", 0)
+    return found
+
+
+def reports(events: Sequence[Event]) -> tuple[StageReport, ...]:
+    return next(event for event in events if isinstance(event, Finished)).stages
+
+
+def texts(events: Sequence[Event]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for event in events:
+        if isinstance(event, Delta):
+            found[event.stage] = found.get(event.stage, "") + event.text
+    return found
+
+
+def beginnings(reader: Reads) -> list[str]:
+    """What of the answer each call showed; every one must be the beginning of what was read in the end."""
+    whole = reader.begun
+    head, tail = whole.split(LONG)
+    answers = []
+    for told in reader.prepared:
+        assert told.startswith(head) and told.endswith(tail)
+        answers.append(told[len(head) : len(told) - len(tail)])
+        assert LONG.startswith(answers[-1])
+    return answers
+
+
+@pytest.mark.parametrize("wiring", ["si:a>b", "s2p:a>b|c", "p2s:a|d>b"])
+async def test_a_growing_answer_is_read_while_it_is_written(wiring: str) -> None:
+    a, d = Reads("a", LONG, delay=0.001), Reads("d", LONG, delay=0.001)
+    b, c = Reads("b"), Reads("c")
+    events = await events_of(wiring, a, b, c, d)
+    last = reports(events)[-1]
+    for reader in (b, c) if "c" in wiring else (b,):
+        answers = beginnings(reader)
+        assert len(answers) > 3 and answers[0] == "" and answers == sorted(answers, key=len)
+        for shorter, longer in itertools.pairwise(answers):
+            assert len(longer) - len(shorter) > EVERY - 32
+        assert len(answers[-1]) > len(LONG) - 2 * EVERY
+        assert all(not answer or LONG[len(answer)] == " " for answer in answers)  # words are whole
+        assert [how for how, _ in reader.calls].index("prepare") == 0 and reader.calls[-1][0] != "prepare"
+    assert last.prefill is not None and last.prefill.failed == 0
+    assert last.prefill.prepared == len(b.prepared) + len(c.prepared) - b.called_off - c.called_off
+    assert not a.prepared and not d.prepared
+    assert reports(events)[0].prefill is None
+
+
+async def test_it_is_what_the_stage_reads_with_tools_too() -> None:
+    """System message and all: word by word what is read later, but for the answer."""
+    tools = Tools((Tool("clock", "tells the time"),))
+    a, b = Reads("a", LONG, delay=0.001), Reads("b")
+    await events_of("a>b", a, b, tools=tools)
+    *early, (how, final) = b.calls
+    assert early and how == "open" and "clock" in final[0].content
+    assert all(messages[:-1] == final[:-1] for _, messages in early)
+    assert len(beginnings(b)) > 3
+
+
+@pytest.mark.parametrize("wiring", ["a>b", "a>b|c", "(a>b)|(c>d)", "a>a|b", "a|b>c>d"])
+async def test_the_answer_is_the_same_and_off_is_off(wiring: str) -> None:
+    found = []
+    for switch in ("auto", "off"):
+        backends = [Reads(name, f"{LONG[:600]} {name}", delay=0.0005, hold=0.002) for name in "abcd"]
+        found.append(texts(await events_of(wiring, *backends, early_prefill=switch)))
+        assert any(backend.prepared for backend in backends) == (switch == "auto")
+    assert found[0] == found[1]
+
+
+async def test_what_is_under_way_is_let_go_before_the_stage_begins() -> None:
+    a, b, c = Reads("a", LONG), Reads("b", hold=30.0), Reads("c", hold=30.0)
+    began = time.monotonic()
+    events = await events_of("a>b|c", a, b, c)
+    assert time.monotonic() - began < 5
+    for reader in (b, c):
+        assert [how for how, _ in reader.calls] == ["prepare", "open"] and reader.called_off == 1
+    assert reports(events)[-1].prefill is not None and reports(events)[-1].prefill.prepared == 0
+
+
+async def test_a_slow_engine_is_asked_again_only_when_it_is_through() -> None:
+    """It then gets all that came meanwhile at once."""
+    a, b = Reads("a", LONG, delay=0.002), Reads("b", hold=0.15)
+    await events_of("a>b", a, b)  # `prepare` itself asserts that there is one at a time
+    answers = beginnings(b)
+    assert len(answers) >= 2 and len(answers[1]) > EVERY
+
+
+@pytest.mark.parametrize("error", [BackendUnavailable("b", "It is gone."), RuntimeError("a bug")])
+async def test_a_failure_is_contained_counted_and_the_end_of_it(error: Exception) -> None:
+    a, b, c = Reads("a", LONG, delay=0.001), Reads("b"), Reads("c")
+    b.errors.append(error)
+    events = await events_of("a>b|c", a, b, c)
+    assert len(b.prepared) == 1 and len(c.prepared) > 3
+    report = reports(events)[-1].prefill
+    assert report is not None and report.failed == 1 and report.prepared == len(c.prepared) - c.called_off
+    assert texts(events)[1] == "Yes."
+
+
+async def test_an_engine_that_keeps_nothing_is_not_a_failure() -> None:
+    a, b = Reads("a", LONG, delay=0.001), Reads("b")
+    b.errors.append(CapabilityMissing("b", "Its cache is off."))
+    events = await events_of("a>b", a, b)
+    report = reports(events)[-1].prefill
+    assert len(b.prepared) == 1 and report is not None and (report.prepared, report.failed) == (0, 0)
+
+
+async def test_without_a_free_place_it_is_tried_later() -> None:
+    a, b = Reads("a", LONG, delay=0.001), Reads("b", kept=0)
+    events = await events_of("a>b", a, b)
+    report = reports(events)[-1].prefill
+    assert len(b.prepared) > 3 and report is not None and (report.prepared, report.failed) == (0, 0)
+
+
+async def test_an_engine_of_large_blocks_is_asked_less_often() -> None:
+    a, small, large = Reads("a", LONG, delay=0.001), Reads("b"), Reads("c", kept=128)
+    await events_of("a>b|c", a, small, large)
+    assert 2 < len(large.prepared) < len(small.prepared)
+
+
+async def test_a_stage_that_begins_anew_is_read_anew() -> None:
+    """What the broken attempt wrote is void, though it was read."""
+    fault = Fault(on="token", of="stream", after=400, times=1)
+    a, b = Reads("a", delay=0.001, faults=(fault,)), Reads("b")
+    tries: list[str] = []
+
+    def answer(messages: Sequence[Message]) -> str:
+        tries.append("")
+        return "Void. " * 100 if len(tries) == 1 else LONG
+
+    a.model.answer = answer
+    await events_of("a>b", a, b, reruns=1)
+    assert len(tries) == 2
+    assert any("Void." in told for told in b.prepared) and "Void." not in b.begun
+    fresh = [told for told in b.prepared if "Sentence" in told]
+    assert len(fresh) > 2
+    head = b.begun.split(LONG)[0]
+    assert all(LONG.startswith(told[len(head) :].removesuffix(" verify")) for told in fresh)
+
+
+async def test_a_model_that_writes_reads_nothing_meanwhile() -> None:
+    a, b = Reads("a", LONG, delay=0.001), Reads("b")
+    events = await events_of("a>a|b", a, b, answer_max_tokens=4)
+    assert not a.prepared and len(b.prepared) > 3
+    assert reports(events)[-1].prefill is not None
+
+
+async def test_who_waits_for_another_stage_reads_the_whole_answer() -> None:
+    """b's input is there long before d's; b then has time for all of it."""
+    a, c = Reads("a", LONG, delay=0.0005), Reads("c", LONG + LONG, delay=0.002)
+    b, d = Reads("b"), Reads("d")
+    await events_of("(a>b)|(c>d)", a, b, c, d)
+    assert b.prepared[-1] == b.begun
+    assert d.prepared and d.prepared[-1] != d.begun
+
+
+async def test_who_reads_the_question_only_reads_it_while_others_are_waited_for() -> None:
+    a, b, c = Reads("a", LONG, delay=0.001), Reads("b"), Reads("c")
+    await events_of("(a>b)|c", a, b, c)
+    assert c.prepared == [c.begun]
+
+
+async def test_reasoning_is_no_part_of_what_is_read_early() -> None:
+    a, b = Reads("a", f"<think>{'Hm. ' * 200}</think>{LONG}", delay=0.0003), Reads("b")
+
+    def marked(entry: Entry) -> Entry:
+        return replace(entry, reasoning=("<think>", "</think>"))
+
+    await events_of("a>b", a, b, entry=marked)
+    answers = beginnings(b)
+    assert len(answers) > 3 and not any("Hm." in told for told in b.prepared)
+
+
+async def test_a_native_server_that_renders_it_otherwise_is_left_alone() -> None:
+    for extra, expected in (({"tools": [{}]}, False), ({"top_k": 5}, True)):
+        a, b = Reads("a", LONG, delay=0.001), Reads("b")
+        await events_of("a>b", a, b, entry=lambda entry: replace(entry, native=True), extra=extra)
+        assert bool(b.prepared) == expected
+
+
+async def test_models_without_the_ability_are_waited_for_as_before() -> None:
+    a, b = FakeBackend("a", FakeSettings(answer="Forty-two.")), FakeBackend("b", FakeSettings(answer="Yes."))
+    events = await events_of("a>b", a, b, stage_max_tokens=64)
+    assert reports(events)[-1].prefill is None
+    assert reports(events)[-1].gap is not None
+
+
+async def test_leaving_in_the_middle_leaves_nothing() -> None:
+    a, b = Reads("a", LONG, delay=0.01), Reads("b", hold=30.0)
+    catalog = Catalog({backend.name: Entry(backend) for backend in (a, b)})
+    asked = Options(prompts=PROMPTS, early_prefill="auto")
+    with anyio.fail_after(5):
+        async with run(plan(parse("a>b").topology, catalog), ASK, asked, catalog) as events:
+            async for event in events:
+                if isinstance(event, Delta) and b.reading:
+                    break
+    assert (b.reading, b.called_off) == (0, 1)
+
+
+async def test_the_gap_is_from_the_end_of_one_stage_to_the_first_token_of_the_next() -> None:
+    a = Reads("a", LONG, delay=0.0005)
+    b, c = Reads("b", first_delay=0.2), Reads("c", first_delay=0.1)
+    first, second = reports(await events_of("a>b|c", a, b, c))
+    assert first.gap is None
+    assert second.gap is not None and second.first_token is not None
+    assert 0.2 <= second.first_token <= second.gap < second.first_token + 0.1
+
+
+def test_what_is_sure_of_an_answer_that_is_being_written() -> None:
+    marks = ("<think>", "</think>")
+    for written, sure in (
+        ("", ""),
+        ("Hel", ""),
+        ("Hello wor", "Hello"),
+        ("One.\nTw", "One."),
+        ("长江是亚洲最长的河流，" * 4, "长江是亚洲最长的河流，" * 4),
+    ):
+        assert partial_answer(written, None) == sure
+    for written, sure in (
+        ("<think>I wonder what", ""),
+        ("I wonder. Perhaps it", ""),  # a block may have been opened in the prompt
+        ("I wonder.</think>It is tw", "It is"),
+        ("<think>a</think>It is tw", "It is"),
+        ("<think>a</think>It is<think>or no", ""),
+    ):
+        assert partial_answer(written, marks) == sure
+    assert partial_answer("%a%It is so%no", ("%", "%")) == ""
+    assert partial_answer("%a%It is so", ("%", "%")) == "It is"
