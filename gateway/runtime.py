@@ -193,6 +193,7 @@ class Runtime:
             member_seconds=alias.member_seconds or limits.member_seconds,
             top_k=limits.top_k,
             drafts=asked.drafts or alias.drafts or limits.drafts,
+            early_prefill=asked.early_prefill or alias.early_prefill or limits.early_prefill,
             reruns=self.settings.resilience.retries.stages,
             may_rerun=self.guards.may_rerun,
         )

@@ -22,6 +22,8 @@ MOST_ERRORS = 64
 
 WAITS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 """Seconds for which people wait."""
+GAPS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+"""Seconds between two stages."""
 STEPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5)
 """Seconds for one token."""
 
@@ -99,6 +101,19 @@ class Details:
             ["shape", "role"],
             STEPS,
         )
+        self._gap = _histogram(
+            registry,
+            "modelnet_stage_gap_seconds",
+            "From the end of the stages that a stage reads to its own first text.",
+            ["shape", "role"],
+            GAPS,
+        )
+        self._early = Counter(
+            "modelnet_early_prefills",
+            "Times that models read what stages before theirs were still writing, and models that failed at it.",
+            ["outcome"],
+            registry=registry,
+        )
         self._model_first = _histogram(
             registry,
             "modelnet_model_first_token_seconds",
@@ -158,6 +173,11 @@ class Details:
             child(self._stage_first, shape, role).observe(first)
             if tokens > 1:
                 child(self._stage_token, shape, role).observe((report.seconds - first) / (tokens - 1))
+        if report.gap is not None:
+            child(self._gap, shape, role).observe(report.gap)
+        if (early := report.prefill) is not None:
+            child(self._early, "prepared").inc(early.prepared)
+            child(self._early, "failed").inc(early.failed)
         if meters is None:
             if first is not None:
                 self._by_one(report.branches[0].model, first, report.seconds, tokens)

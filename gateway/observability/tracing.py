@@ -174,6 +174,10 @@ def _reported(report: StageReport) -> dict[str, Any]:
     values: dict[str, Any] = {genai.FINISH_REASONS: [report.finish_reason], **_usage(report.usage)}
     if report.first_token is not None:
         values[genai.FIRST_SECONDS] = report.first_token
+    if report.gap is not None:
+        values[genai.GAP_SECONDS] = report.gap
+    if (early := report.prefill) is not None:
+        values |= {genai.PREPARED: early.prepared, genai.PREPARING_FAILED: early.failed}
     if (meters := report.meters) is not None:
         values |= {
             genai.PIECES: meters.pieces,

@@ -86,6 +86,7 @@ def routes(settings: Settings) -> dict[str, Route]:
             on_member_failure=alias.on_member_failure,
             member_seconds=alias.member_seconds,
             drafts=alias.drafts,
+            early_prefill=alias.early_prefill,
             stage_max_tokens=alias.stage_max_tokens,
             max_tokens=alias.max_tokens,
             description=alias.description or "",

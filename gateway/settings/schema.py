@@ -224,6 +224,10 @@ class Alias(Strict):
         default=None,
         description="Whether groups read ahead and verify: never, where it pays, or wherever there is a guess.",
     )
+    early_prefill: Literal["off", "auto"] | None = Field(
+        default=None,
+        description="Whether models read what the stage before still writes, where they can.",
+    )
     stage_max_tokens: Count | None = Field(default=None, description="Tokens of each stage but the last.")
     max_tokens: Count | None = Field(default=None, description="Tokens of the answer where the request names none.")
 
@@ -247,6 +251,10 @@ class Limits(Strict):
     drafts: Literal["off", "auto", "on"] = Field(
         default="auto",
         description="Whether groups read ahead and verify, where neither request nor alias says: off, auto (where it pays), on.",
+    )
+    early_prefill: Literal["off", "auto"] = Field(
+        default="auto",
+        description="Whether models read what the stage before still writes, where neither request nor alias says: off, or auto.",
     )
     on_member_failure: Literal["fail", "drop"] = Field(
         default="fail",

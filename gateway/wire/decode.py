@@ -21,7 +21,7 @@ from gateway.wire.formats import Format, decode_format
 from gateway.wire.messages import decode_messages
 from gateway.wire.sampling import decode_sampling, foreign_sampling
 from gateway.wire.tools import AskedTools, decode_tools
-from strategies.engine import Drafting
+from strategies.engine import Drafting, EarlyPrefilling
 
 MAX_TOP_LOGPROBS = 20
 
@@ -39,7 +39,18 @@ _OWN_FIELD = "The last model's own server writes the answer: ask it in a field o
 SHORTEST, LONGEST = 0.001, 86_400.0
 """Seconds that a client may give a request; what it may take is the configuration's."""
 
-_EXTENSION = ("stages", "fuser", "record", "constraint", "arm", "prompts", "stage_max_tokens", "drafts", "timeout")
+_EXTENSION = (
+    "stages",
+    "fuser",
+    "record",
+    "constraint",
+    "arm",
+    "prompts",
+    "stage_max_tokens",
+    "drafts",
+    "early_prefill",
+    "timeout",
+)
 """What a request may say under `modelnet`."""
 
 
@@ -105,9 +116,10 @@ def chat_request(fields: Fields, limits: RequestLimits) -> ChatRequest:
     asked = _asked(fields, extension, tools, decode_format(fields, extension))
     prompts = string(extension, "prompts", "modelnet.prompts")
     stage_max_tokens = integer(extension, "stage_max_tokens", 1, limits.max_tokens, "modelnet.stage_max_tokens")
-    drafts = _drafts(extension)
-    if prompts or stage_max_tokens or drafts:
-        asked = replace(asked, prompts=prompts, stage_max_tokens=stage_max_tokens, drafts=drafts)
+    drafts: Drafting | None = _one_of(extension, "drafts", get_args(Drafting))
+    early: EarlyPrefilling | None = _one_of(extension, "early_prefill", get_args(EarlyPrefilling))
+    if prompts or stage_max_tokens or drafts or early:
+        asked = replace(asked, prompts=prompts, stage_max_tokens=stage_max_tokens, drafts=drafts, early_prefill=early)
     if media or foreign:
         only_single = {media: "Only text can be read by this wiring."} if media else {}
         asked = replace(asked, only_single=only_single, only_native={**asked.only_native, **foreign})
@@ -127,15 +139,12 @@ def chat_request(fields: Fields, limits: RequestLimits) -> ChatRequest:
     )
 
 
-def _drafts(extension: Fields) -> Drafting | None:
-    asked = string(extension, "drafts", "modelnet.drafts")
-    if asked is None:
-        return None
-    for known in get_args(Drafting):
-        if asked == known:
-            drafts: Drafting = known
-            return drafts
-    raise bad_request(f"modelnet.drafts can be {', '.join(get_args(Drafting))}.", "modelnet.drafts")
+def _one_of(extension: Fields, key: str, known: tuple[Any, ...]) -> Any:
+    """One of the values of a switch, None where there is none. Raises APIError (400)."""
+    asked = string(extension, key, f"modelnet.{key}")
+    if asked is not None and asked not in known:
+        raise bad_request(f"modelnet.{key} can be {', '.join(known)}.", f"modelnet.{key}")
+    return asked
 
 
 def _include_usage(fields: Fields) -> bool:

@@ -47,6 +47,10 @@ def _stage_value(choice: int, report: StageReport) -> dict[str, Any]:
         "first_token_seconds": None if report.first_token is None else round(report.first_token, 6),
         "finish_reason": report.finish_reason,
     }
+    if report.gap is not None:
+        value["gap_seconds"] = round(report.gap, 6)
+    if report.prefill is not None:
+        value["early_prefill"] = asdict(report.prefill)
     if (meters := report.meters) is not None:
         value["fusion"] = {
             "pieces": meters.pieces,

@@ -131,6 +131,7 @@ class Engine:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": str(self._core),
             "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_SERVER_DEV_MODE": "1",  # for `reset`
             "VLLM_PLUGINS": "modelnet" if self._extension else "",
             "MODELNET_QUEUE": "4",
             "PYTHONPATH": os.pathsep.join(self._paths),
@@ -199,6 +200,10 @@ class Engine:
         """POST of JSON to a path of the server's root; its JSON answer."""
         return json.loads(self._call(path, json.dumps(body).encode()))
 
+    def reset(self) -> None:
+        """Empty its prefix cache. Refused while a request that has just ended still holds a block."""
+        empty_cache(f"http://127.0.0.1:{self.port}")
+
     def _call(self, path: str, body: bytes | None) -> bytes:
         headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, headers)
@@ -207,6 +212,17 @@ class Engine:
 
     def tail(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-40:])
+
+
+def empty_cache(root: str) -> None:
+    """Of an engine that was started in vLLM's development mode. root: its address, without a path. Raises RuntimeError."""
+    for _ in range(100):
+        request = urllib.request.Request(f"{root}/reset_prefix_cache", b"", {"Authorization": f"Bearer {KEY}"})  # noqa: S310
+        with urllib.request.urlopen(request, timeout=600) as answer:  # noqa: S310
+            if json.loads(answer.read())["success"]:
+                return
+        time.sleep(0.1)
+    raise RuntimeError("the engine's prefix cache can't be emptied")
 
 
 def bring_up(engines: Iterable[Engine]) -> None:

@@ -253,5 +253,5 @@ def without_chance(text: str) -> str:
         "prompt_tokens|completion_tokens|total_tokens|pieces|certified|looked_up|uncertified|sampled|drift|passes|saved"
     )
     text = re.sub(rf'"({counts})":\d+', r'"\1":1', text)
-    numbers = "seconds|first_token_seconds|waiting_seconds|own_seconds|worst_gap|lost_mass|worst_lost"
+    numbers = "seconds|first_token_seconds|gap_seconds|waiting_seconds|own_seconds|worst_gap|lost_mass|worst_lost"
     return re.sub(rf'"({numbers})":[0-9.e-]+', r'"\1":0.5', text)

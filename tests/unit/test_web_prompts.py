@@ -1,11 +1,16 @@
-"""A request may choose the prompt set, the budget of the stages before the answer, and whether groups read ahead."""
+"""A request may choose the prompt set, the budget of the stages before the answer, and whether groups read ahead and models early."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from edge import edge, fake
+
+from backends.errors import BackendUnavailable
+from backends.fake import FakeBackend, FakeSettings
+from backends.types import Message
 
 
 @pytest.mark.anyio
@@ -55,6 +60,51 @@ async def test_reading_ahead_is_chosen_by_request_alias_and_configuration() -> N
     assert 'modelnet_fused_drafts_total{what="accepted"}' in shown
 
 
+class Prepares(FakeBackend):
+    """Reads early, and fails at it the second time."""
+
+    asked = 0
+
+    async def prepare(self, messages: Sequence[Message]) -> int:
+        self.asked += 1
+        if self.asked % 2 == 0:
+            raise BackendUnavailable(self.name, "It is gone.")
+        return 16
+
+
+@pytest.mark.anyio
+async def test_early_prefill_is_chosen_by_request_alias_and_configuration() -> None:
+    """The same answer in all cases; who reads early tells what came of it, here and in the metrics."""
+    text = "one two three four five " * 20
+    a, b = fake("a", answer=text, delay=0.0001), Prepares("b", FakeSettings(answer="Yes."))
+    aliases = {"early": {"expression": "a>b", "early_prefill": "auto"}}
+    async with edge(a, b, aliases=aliases, limits={"early_prefill": "off"}) as e:
+        for model, asked, early in (
+            ("a>b", {}, False),
+            ("a>b", {"early_prefill": "auto"}, True),
+            ("early", {}, True),
+            ("early", {"early_prefill": "off"}, False),
+        ):
+            b.asked = 0
+            reply = await e.chat(model, modelnet=asked)
+            assert reply.status == 200
+            assert reply.json()["choices"][0]["message"]["content"] == "Yes."
+            first, second = reply.json()["modelnet"]["stages"]
+            assert "gap_seconds" not in first and second["gap_seconds"] >= second["first_token_seconds"]
+            assert second.get("early_prefill") == ({"prepared": 1, "failed": 1} if early else None)
+        shown = e.app.metrics.text().decode()
+    assert 'modelnet_early_prefills_total{outcome="prepared"} 2.0' in shown
+    assert 'modelnet_early_prefills_total{outcome="failed"} 2.0' in shown
+    assert 'modelnet_stage_gap_seconds_count{role="verifier",shape="si"} 4.0' in shown
+
+
+@pytest.mark.anyio
+async def test_models_read_early_unless_it_is_switched_off() -> None:
+    a, b = fake("a", answer="one two three four five " * 20, delay=0.0001), Prepares("b", FakeSettings(answer="Yes."))
+    async with edge(a, b) as e:
+        assert "early_prefill" in (await e.chat("a>b")).json()["modelnet"]["stages"][1]
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("extension", "param", "said"),
@@ -65,6 +115,8 @@ async def test_reading_ahead_is_chosen_by_request_alias_and_configuration() -> N
         ({"stage_max_tokens": "2"}, "modelnet.stage_max_tokens", "integer"),
         ({"drafts": "never"}, "modelnet.drafts", "off, auto, on"),
         ({"drafts": True}, "modelnet.drafts", "must be a string"),
+        ({"early_prefill": "on"}, "modelnet.early_prefill", "can be off, auto"),
+        ({"early_prefill": 1}, "modelnet.early_prefill", "must be a string"),
     ],
 )
 async def test_what_can_not_be_chosen_is_a_400(extension: dict[str, Any], param: str, said: str) -> None:
