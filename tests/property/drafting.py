@@ -61,7 +61,15 @@ def _bare(report: StageReport) -> StageReport:
     meters = None if report.meters is None else replace(report.meters, passes=0)
     branches = tuple(replace(branch, seconds=0.0) for branch in report.branches)
     return replace(
-        report, branches=branches, seconds=0.0, first_token=None, meters=meters, waited=None, own=None, drafts=None
+        report,
+        branches=branches,
+        seconds=0.0,
+        first_token=None,
+        meters=meters,
+        waited=None,
+        own=None,
+        drafts=None,
+        gap=None,
     )
 
 

@@ -96,9 +96,23 @@ async def test_a_wiring_is_a_tree_of_spans() -> None:
         assert found[genai.OUTPUT_TOKENS] == usage["completion_tokens"]
         assert found[genai.REQUEST_ID] == reply.header("x-request-id")
         assert values(stage)[genai.PIECES] > 0 and list(values(stage)[genai.WEIGHTS]) == [0.5, 0.5]
+        assert values(stage)[genai.GAP_SECONDS] >= values(stage)[genai.FIRST_SECONDS]
+        assert genai.GAP_SECONDS not in values(named(spans, "stage 0 a")) and genai.PREPARED not in values(stage)
         assert values(member)[genai.REQUEST_MODEL] == "b" and values(member)[genai.USE] == "session"
         assert values(named(spans, "chat a"))[genai.OUTPUT_TOKENS] > 0
         assert [event.name for event in member.events] == [genai.FIRST_EVENT]
+
+
+async def test_what_was_read_early_is_on_the_stage_and_no_span_of_its_own() -> None:
+    class Prepares(FakeBackend):
+        async def prepare(self, messages: Sequence[Any]) -> int:
+            return 16
+
+    async with traced(fake("a", answer="word " * 200, delay=0.0001), Prepares("b")) as (e, spans):
+        assert (await e.chat("a>b")).status == 200
+        assert set(tree(spans.get_finished_spans())) == {"chat si", "stage 0 a", "chat a", "stage 1 b", "chat b"}
+        found = values(named(spans, "stage 1 b"))
+        assert found[genai.PREPARED] > 1 and found[genai.PREPARING_FAILED] == 0
 
 
 async def test_stages_that_run_side_by_side_keep_their_own_models() -> None:
