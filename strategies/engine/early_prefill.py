@@ -69,9 +69,8 @@ class EarlyPrefill:
             tasks.start_soon(reader.run)
 
     def started(self, index: int) -> None:
-        """A stage is about to open its own streams or sessions, and its models read nothing else from now on."""
-        for reader in self._readers[index]:
-            reader.leave()
+        """A stage is about to open its own streams or sessions: its models read nothing for others from now on. (What they read for it
+        ended with the last stage that it waited for.)"""
         for engine in self._of(index):
             engine.writes += 1
             engine.call_off()
