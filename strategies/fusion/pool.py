@@ -208,9 +208,13 @@ class Pool(ABC):
         """Who has a say now; the weights are scaled to one."""
         self.numbers = tuple(sorted(numbers))
         self.members = [self.everyone[number] for number in self.numbers]
-        given = [self._given[number] for number in self.numbers]
+        self.weights: Sequence[float] = self._scaled(self.numbers)
+
+    def _scaled(self, numbers: Sequence[int]) -> tuple[float, ...]:
+        """The weights of these members, scaled to one."""
+        given = [self._given[number] for number in numbers]
         whole = 1.0 if len(given) == len(self._given) else sum(given)
-        self.weights: Sequence[float] = tuple([weight / whole for weight in given])
+        return tuple([weight / whole for weight in given])
 
     def _decide(self) -> Sequence[Lookup]:
         """Set the winner and the gap that its strongest rival leaves, or say what should be looked up first. Raises NothingToSay.
