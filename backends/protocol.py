@@ -87,6 +87,16 @@ class DraftingSession(Session, Protocol):
 
 
 @runtime_checkable
+class RoomySession(Session, Protocol):
+    """A session that knows when it will be full."""
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that prompt and appended ids may have together, one or two less at most. None: its server does not say."""
+        ...
+
+
+@runtime_checkable
 class TextBackend(Protocol):
     """Streams text."""
 

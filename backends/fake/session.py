@@ -49,6 +49,10 @@ class FakeSession:
         return self._prompt
 
     @property
+    def context(self) -> int:
+        return self._settings.context
+
+    @property
     def ids(self) -> tuple[int, ...]:
         """Prompt and appended ids, for tests."""
         return tuple(self._ids)

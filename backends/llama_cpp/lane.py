@@ -41,6 +41,11 @@ class Lane:
         self._pending: asyncio.Future[list[Any] | Exception] | None = self._post(0, 1, singly=False)
 
     @property
+    def room(self) -> int:
+        """Tokens that it can hold."""
+        return self._room
+
+    @property
     def left(self) -> int:
         """Tokens that still fit."""
         return self._room - len(self._tokens)

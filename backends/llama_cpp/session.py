@@ -41,6 +41,10 @@ class LlamaCppSession:
     def prompt_tokens(self) -> int:
         return self._lane.prompt_tokens
 
+    @property
+    def context(self) -> int:
+        return self._lane.room
+
     def widen(self, k: int) -> bool:
         k = min(k, self._k_max or k)
         if k <= self._k:

@@ -42,6 +42,10 @@ class HTTPSession:
     def prompt_tokens(self) -> int:
         return self._prompt
 
+    @property
+    def context(self) -> int | None:
+        return self._limit
+
     def widen(self, k: int) -> bool:
         before = self._k
         self._k = max(before, min(k, self._most))

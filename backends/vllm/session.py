@@ -49,6 +49,10 @@ class VLLMSession:
     def prompt_tokens(self) -> int:
         return self._prompt
 
+    @property
+    def context(self) -> int | None:
+        return self._connection.info.get("context")
+
     async def step(self, append: Sequence[int] = ()) -> TopK:
         self._alive()
         if not len(append):

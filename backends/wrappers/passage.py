@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 
 from backends.errors import BackendError, BackendTimeout, CapabilityMissing
-from backends.protocol import DraftingSession, Session, WideningSession
+from backends.protocol import DraftingSession, RoomySession, Session, WideningSession
 from backends.types import LogProbs, SomeIds, TextEnd, TextEvent, TopK, Usage
 from backends.wrappers.guard import Guard
 from backends.wrappers.watcher import Call, Use
@@ -185,6 +185,10 @@ class GuardedSession:
     @property
     def prompt_tokens(self) -> int:
         return self._session.prompt_tokens
+
+    @property
+    def context(self) -> int | None:
+        return self._session.context if isinstance(self._session, RoomySession) else None
 
     @property
     def usage(self) -> Usage:

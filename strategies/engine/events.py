@@ -65,6 +65,17 @@ class PrefillReport:
 
 
 @dataclass(frozen=True, slots=True)
+class QuorumReport:
+    """What not waiting for everybody came to in a group's stage.
+
+    pieces: said while somebody was missing who could not have changed them. lag: the most pieces that a member was behind.
+    """
+
+    pieces: int = 0
+    lag: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StageReport:
     """A finished stage. seconds: from its start to its last token; first_token: to its first (None if it wrote nothing).
 
@@ -73,7 +84,8 @@ class StageReport:
 
     dropped: members that left on the way, in the order in which they did; from then on the others' weights were scaled to one.
     waited: of a group, seconds in which it waited for its members (their forward passes, and the way there and back); own: seconds of
-    its steps in which it did not: choosing, committing, handing on. drafts: of a group that may read ahead.
+    its steps in which it did not: choosing, committing, handing on. drafts: of a group that may read ahead. quorum: of one that need
+    not wait for everybody.
     """
 
     stage: int
@@ -88,6 +100,7 @@ class StageReport:
     drafts: DraftReport | None = None
     gap: float | None = None
     prefill: PrefillReport | None = None
+    quorum: QuorumReport | None = None
 
     @property
     def usage(self) -> Usage:

@@ -18,9 +18,11 @@ from strategies.engine import guiding
 from strategies.engine.drafting import Ahead, Copier, Drafts, Pace
 from strategies.engine.events import BranchReport, Delta, Dropped, MemberDropped, Recorded, StageReport
 from strategies.engine.group import Group, dropped
+from strategies.engine.quorum import Quorum, following, may_be_early
 from strategies.engine.stages import Clock, Job
 from strategies.engine.tokens import Said, TokensOut
 from strategies.fusion import Chooser, Commit, Fuser, Guide, Tell, chooser_for, fuser_of
+from strategies.fusion.quorum import QuorumPool
 from strategies.planning.plan import Branch, FusedStage
 from strategies.vocabulary import inventory_of
 
@@ -32,7 +34,7 @@ async def run_fused(stage: FusedStage, job: Job) -> tuple[str, StageReport]:
     async with AsyncExitStack() as stack:
         group = await _gather(stack, members, gone, job)
         writer = _Writer(job, clock, [*sampling.stop, *_turn_stops(stage, job)], len(stage.branches))
-        reason, began = "length", clock.seconds()
+        reason, began, ended = "length", clock.seconds(), False
         most = sampling.max_tokens
         while most is None or group.pieces < most:
             try:
@@ -44,11 +46,12 @@ async def run_fused(stage: FusedStage, job: Job) -> tuple[str, StageReport]:
             said = group.commit()
             await writer.write(said, group)
             if said.end or writer.stopped:
-                reason = "stop"
+                reason, ended = "stop", said.end
                 break
         if reason == "length":
             await writer.finish(cut=True)
         stepped = clock.seconds() - began
+        await group.finish(ended=ended)
         await group.settle_down()
         usage = {
             member.index: Usage(session.prompt_tokens, written)
@@ -66,8 +69,9 @@ async def run_fused(stage: FusedStage, job: Job) -> tuple[str, StageReport]:
     own = max(0.0, stepped - group.waited)
     left = tuple(group.dropped)
     report = StageReport(
-        job.index, reports, clock.seconds(), clock.first, reason, meters, left, group.waited, own, group.drafts_report
-    )
+        job.index, reports, clock.seconds(), clock.first, reason, meters, left, group.waited, own,
+        drafts=group.drafts_report, quorum=group.quorum_report,
+    )  # fmt: skip
     return "".join(writer.texts), report
 
 
@@ -196,21 +200,29 @@ async def _gather(stack: AsyncExitStack, members: Sequence[_Member], gone: Seque
     inventory = await anyio.to_thread.run_sync(inventory_of, tuple(vocabularies))  # the first time it takes a second
     rule = guiding.rule_for(options.constraint, options.tools) if job.last else None
     guide = await guiding.guide_for(rule, inventory, members[0].branch.model) if rule is not None else None
-    make = fuser_of(options.fuser)
+    make, weights = fuser_of(options.fuser), [m.weight for m in members]
     chooser = chooser_for(_sampling(members, job))
-    fuser = make(vocabularies, [m.weight for m in members], chooser, guide=guide, tell=_tell(job))
+    if options.quorum != "off" and may_be_early(make, weights, chooser, guide, _tell(job)):
+        make = QuorumPool
+    fuser = make(vocabularies, weights, chooser, guide=guide, tell=_tell(job))
 
     async def tell_dropped(dropped: Dropped) -> None:
         await job.emit(MemberDropped(job.index, dropped))
 
     opened: Sequence[Session | BackendError] = await _open(stack, members, job)
-    drafts = None
+    drafts = quorum = None
+    if isinstance(fuser, QuorumPool):
+        quorum = Quorum(fuser, await stack.enter_async_context(following()), opened)
     if options.drafts != "off" and (ahead := _ahead(opened, members, job, plain=_plain(fuser, chooser, guide, job))):
         pace = Pace([one.times for one in ahead], always=options.drafts == "on", exact=not any(a.noise for a in ahead))
         opened = [one if isinstance(one, BackendError) else each for one, each in zip(opened, ahead, strict=True)]
-        drafts = Drafts(ahead, vocabularies, inventory, Copier(_sources(members, job)), pace)
+        quorum = quorum if pace.exact else None
+        lead = pace.exact and quorum is None  # who is not waited for needs nobody to run ahead of him
+        drafts = Drafts(ahead, vocabularies, inventory, Copier(_sources(members, job)), pace, lead=lead)
+    elif quorum is not None:
+        opened = _exact(opened, members, job)
     names = [member.branch.model for member in members]
-    group = Group(names, [member.index for member in members], fuser, opened, options, tell_dropped, drafts)
+    group = Group(names, [member.index for member in members], fuser, opened, options, tell_dropped, drafts, quorum)
     await group.start(gone)
     return group
 
@@ -234,6 +246,17 @@ def _ahead(
     if len(ahead) < len(opened) or any(one.noise is None or (one.noise and not noisy_too) for one in ahead):
         return []
     return ahead
+
+
+def _exact(
+    opened: Sequence[Session | BackendError], members: Sequence[_Member], job: Job
+) -> list[Session | BackendError]:
+    """The sessions, those as such that can read ahead whose scored drafts equal single steps."""
+    exact = [not isinstance(one, BackendError) and getattr(one, "draft_noise", None) == 0.0 for one in opened]
+    return [
+        Ahead(one, job.catalog[member.branch.model].times) if able and not isinstance(one, BackendError) else one
+        for one, able, member in zip(opened, exact, members, strict=True)
+    ]
 
 
 def _sources(members: Sequence[_Member], job: Job) -> list[bytes]:

@@ -7,16 +7,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext, suppress
 from typing import TypeVar
 
-import anyio
 import anyio.lowlevel
 
-from backends.errors import BackendError, BackendTimeout, CapabilityMissing
+from backends.errors import BackendError, BackendTimeout, CapabilityMissing, ContextTooLong
 from backends.protocol import Session, WideningSession
 from backends.types import LogProbs, TopK
 from strategies.engine.drafting import Ahead, Drafts
 from strategies.engine.drafting.drafts import Plan
-from strategies.engine.events import DraftReport, Dropped
+from strategies.engine.events import DraftReport, Dropped, QuorumReport
 from strategies.engine.options import FIRST_STEP, Options
+from strategies.engine.quorum import Quorum
+from strategies.engine.waiting import Deadline, close, together
 from strategies.fusion import Commit, Fuser, Lookup, Node, NothingToSay, root, route
 
 T = TypeVar("T")
@@ -31,9 +32,6 @@ WIDEST = 8
 MOST_AHEAD = 16
 """Steps that a leader may take in the time of one call of the others, for the deadline that it has."""
 
-CLOSE_SECONDS = 1.0
-"""How long a dropped member's session may take to close; what it holds is freed at the latest at the end of the stage."""
-
 
 class Group:
     """A fuser's members and where each of them stands.
@@ -42,12 +40,13 @@ class Group:
     sessions: None for one that is dropped. opened: the same from the start on; an error stands for one that could not be opened.
     pieces: said so far. passes: forward passes of all members. widened: times that lists were made longer. dropped: who left, in order.
     waited: seconds spent waiting for members; seconds: of each member alone, in its forward passes.
-    drafts: where the group may read ahead; its sessions are then those of the drafts.
+    drafts: where the group may read ahead; its sessions are then those of the drafts. quorum: where it need not wait for everybody; its
+    fuser is then that one's.
     """
 
     __slots__ = (
-        "_ahead", "_certified", "_drafts", "_names", "_on_drop", "_options", "_said", "branches", "dropped", "fuser", "opened", "passes",
-        "pieces", "places", "seconds", "sessions", "waited", "widened",
+        "_ahead", "_certified", "_drafts", "_ended", "_full", "_names", "_on_drop", "_options", "_quorum", "_said", "branches", "dropped",
+        "fuser", "opened", "passes", "pieces", "places", "seconds", "sessions", "waited", "widened",
     )  # fmt: skip
 
     def __init__(
@@ -59,9 +58,13 @@ class Group:
         options: Options,
         on_drop: Callable[[Dropped], Awaitable[None]],
         drafts: Drafts | None = None,
+        quorum: Quorum | None = None,
     ) -> None:
         self._drafts = drafts
-        self._ahead: Sequence[Ahead | None] = [None] * len(opened) if drafts is None else drafts.sessions
+        self._quorum = quorum
+        if quorum is not None:
+            quorum.steps = self
+        self._ahead: Sequence[Ahead | None] = [one if isinstance(one, Ahead) else None for one in opened]
         self._said = bytearray()
         self._names = names
         self._options = options
@@ -71,6 +74,8 @@ class Group:
         self.opened = opened
         self.sessions = [None if isinstance(session, BackendError) else session for session in opened]
         self.places: list[Node | None] = [None] * len(opened)
+        self._ended = False
+        self._full: list[int] | None = None  # where all stood when somebody could read no more
         self.pieces = 0
         self.passes = 0
         self.widened = 0
@@ -93,22 +98,61 @@ class Group:
 
         room: pieces that may still be said, this one included.
         """
+        if self._quorum is not None:
+            await self._advance_early(self._quorum, room)
+            return
         fuser = self.fuser
         while True:
             if self._drafts is not None and any(fuser.due()):
                 await self._read_ahead(self._drafts, room)
             due, before = fuser.due(), self.passes
-            calls = [(member, self._visit(member, nodes)) for member, nodes in enumerate(due) if nodes]
+            calls = [(member, self.visit(member, nodes)) for member, nodes in enumerate(due) if nodes]
             await self._round(calls, [len(due[member]) * self._expected(member, 1) for member, _ in calls])
             if self._drafts is not None and any(due):
                 self._drafts.stepped(self.passes - before)
             while wanted := self._wants():
-                values = await self._each([(lookup.member, self._look_up(lookup)) for lookup in wanted])
-                for lookup, logprobs in zip(wanted, values, strict=True):
-                    if logprobs is not None and self.sessions[lookup.member] is not None:
-                        fuser.supply(lookup, logprobs)
+                await self._supply(wanted)
             if not any(fuser.due()):
                 return
+
+    async def _advance_early(self, quorum: Quorum, room: int | None) -> None:
+        """As `advance`, without those who can't change the next piece."""
+        self._full = None
+        stood = self.written()
+        try:
+            await self._early(quorum, room)
+        except ContextTooLong:
+            self._full = stood
+            raise
+
+    async def _early(self, quorum: Quorum, room: int | None) -> None:
+        began, before = time.perf_counter(), self.passes
+        lagging, due = quorum.lagging, self.fuser.due()
+        if self._drafts is not None and any(due):
+            here = [() if member in lagging else nodes for member, nodes in enumerate(due)]
+            if lagging and self._plans(self._drafts, here, room):
+                await quorum.level()  # a draft pays, and all read it together
+            if lagging.isdisjoint(quorum.lagging):
+                await self._read_ahead(self._drafts, room)
+            before = self.passes
+        while True:
+            try:
+                await quorum.gather(everybody=self._may_widen(quorum))
+            finally:
+                self.waited += time.perf_counter() - began
+            if not (wanted := self._wants()):
+                break
+            await self._supply(wanted)
+            began = time.perf_counter()
+        if self._drafts is not None and any(due):
+            self._drafts.stepped(self.passes - before)
+
+    async def _supply(self, wanted: Sequence[Lookup]) -> None:
+        """Have the fuser's wishes looked up."""
+        values = await self._each([(lookup.member, self.look_up(lookup)) for lookup in wanted])
+        for lookup, logprobs in zip(wanted, values, strict=True):
+            if logprobs is not None and self.sessions[lookup.member] is not None:
+                self.fuser.supply(lookup, logprobs)
 
     def commit(self) -> Commit:
         """The next piece. Where certificates fail often, the members list more from now on, those that can."""
@@ -119,9 +163,18 @@ class Group:
         if self.pieces % WATCHED == 0 and self.fuser.certifies:
             meters = self.fuser.meters
             certain, self._certified = meters.certified - self._certified, meters.certified
+            if self._quorum is not None:
+                _, certain = self._quorum.fuser.certain(WATCHED)
             if not meters.sampled and certain < WATCHED * (1 - UNCERTAIN):
                 self._widen()
         return said
+
+    def _may_widen(self, quorum: Quorum) -> bool:
+        """Whether lists may have to become longer behind the next piece: that must be at the same place for everybody."""
+        if (self.pieces + 1) % WATCHED or 2 ** (self.widened + 1) > WIDEST:
+            return False
+        surely, _ = quorum.fuser.certain(WATCHED - 1)
+        return surely < WATCHED * (1 - UNCERTAIN)
 
     def _widen(self) -> None:
         times = 2 ** (self.widened + 1)
@@ -136,8 +189,20 @@ class Group:
         """When the stage is over. None: the group could not read ahead, or was not to."""
         return None if self._drafts is None else self._drafts.report()
 
+    @property
+    def quorum_report(self) -> QuorumReport | None:
+        """When the stage is over. None: the group had to wait for everybody."""
+        return None if self._quorum is None else self._quorum.report()
+
+    async def finish(self, *, ended: bool) -> None:
+        """The last piece is said: everybody says what it missed. ended: it was the end. Raises BackendError."""
+        if self._quorum is None:
+            return
+        self._ended = ended
+        await self._quorum.level()
+
     async def settle_down(self) -> None:
-        """The last piece is said: no session holds more than was said."""
+        """The last piece is said, by everybody: no session holds more than was said."""
         for session, ahead in zip(self.sessions, self._ahead, strict=True):
             if session is not None and ahead is not None:
                 with suppress(BackendError):  # the answer is whole
@@ -145,11 +210,12 @@ class Group:
 
     def written(self) -> list[int]:
         """Tokens that each member has said: also those of the last piece, which nobody needed to read any more."""
-        due = self.fuser.due()
-        return [
-            max((node.depth for node in (place, *nodes) if node is not None), default=0)
-            for place, nodes in zip(self.places, due, strict=True)
-        ]
+        if self._full is not None:
+            return self._full
+        if self._ended:  # in lock-step all would stand where they were asked for it
+            last = [nodes[-1] if nodes else place for place, nodes in zip(self.places, self.fuser.due(), strict=True)]
+            return [0 if node is None else node.depth for node in last]
+        return [self.depth(member) for member in range(len(self.places))]
 
     async def leave(self, member: int, error: BackendError) -> None:
         """Go on without this member. Raises the error if it is the last one, or if the group is not to go on without any."""
@@ -157,8 +223,12 @@ class Group:
         if self._options.on_member_failure == "fail" or alone:
             raise error
         session, self.sessions[member] = self.sessions[member], None
+        behind = 0
+        if self._quorum is not None:
+            behind = self._quorum.fuser.behind(member)
+            self._quorum.left(member)
         self.fuser.drop(member)
-        self.dropped.append(dropped(error, self.branches[member], self.pieces))
+        self.dropped.append(dropped(error, self.branches[member], self.pieces - behind))
         await self._on_drop(self.dropped[-1])
         if session is not None:
             await close(session)
@@ -224,18 +294,38 @@ class Group:
 
     async def _read_ahead(self, drafts: Drafts, room: int | None) -> None:
         """Have the members score what may come next, if that seems worth it."""
-        live = [member for member, session in enumerate(self.sessions) if session is not None]
         due = self.fuser.due()
-        plans = drafts.plan(due, self.places, live, bytes(self._said), room)
+        plans = self._plans(drafts, due, room)
         if not plans:
             return
         earlier = [(plan.member, nodes) for plan in plans if (nodes := due[plan.member][:-1])]
-        await self._each([(member, self._visit(member, nodes)) for member, nodes in earlier])
+        await self._each([(member, self.visit(member, nodes)) for member, nodes in earlier])
         plans = [plan for plan in plans if self.sessions[plan.member] is not None]
         began = time.perf_counter()
         calls = [(plan.member, self._score(plan)) for plan in plans]
         rows = await self._round(calls, [self._expected(plan.member, 1 + len(plan.draft)) for plan in plans])
         drafts.scored(plans, rows, time.perf_counter() - began)
+
+    def _plans(self, drafts: Drafts, due: Sequence[Sequence[Node]], room: int | None) -> list[Plan]:
+        live = [member for member, session in enumerate(self.sessions) if session is not None]
+        return drafts.plan(due, self.places, live, bytes(self._said), room)
+
+    async def read_said(self, member: int, nodes: Sequence[Node], pieces: Sequence[int]) -> None:
+        """See `strategies.engine.quorum.Steps`. Only where scored drafts are as good as single steps."""
+        ahead, place = self._ahead[member], self.places[member]
+        if ahead is None or ahead.noise != 0.0 or ahead.full or place is None:
+            return
+        assert self._quorum is not None
+        drop, append = route(place, nodes[-1])
+        draft = self._quorum.fuser.tokens(member, pieces)
+        if draft and append and not ahead.knows(append, drop):
+            await self.visit(member, nodes[:-1])
+            await self._score(Plan(member, nodes[-1], draft, guessed=False))
+
+    def depth(self, member: int) -> int:
+        """See `strategies.engine.quorum.Steps`."""
+        nodes = (self.places[member], *self.fuser.due()[member])
+        return max((node.depth for node in nodes if node is not None), default=0)
 
     async def _score(self, plan: Plan) -> list[TopK] | None:
         session, place = self._ahead[plan.member], self.places[plan.member]
@@ -250,12 +340,12 @@ class Group:
             self.places[plan.member] = place
         began = time.perf_counter()
         with self._limit(plan.member, first=False, steps=1 + len(plan.draft)):
-            rows = await session.read_ahead(append, plan.draft)
+            rows = await session.read_ahead(append, plan.draft, guessed=plan.guessed)
         self.seconds[plan.member] += time.perf_counter() - began
         self.passes += rows is not None
         return rows
 
-    async def _visit(self, member: int, nodes: Sequence[Node]) -> None:
+    async def visit(self, member: int, nodes: Sequence[Node]) -> None:
         session, ahead = self.sessions[member], self._ahead[member]
         assert session is not None
         for node in nodes:
@@ -288,7 +378,7 @@ class Group:
             message = f"The models {', '.join(self._names)} gave no text a probability, only control tokens."
             raise BackendError(self._names[0], message) from error
 
-    async def _look_up(self, lookup: Lookup) -> LogProbs | None:
+    async def look_up(self, lookup: Lookup) -> LogProbs | None:
         """None where the server can't: the step is then chosen from the lists alone, and metered as uncertified."""
         session, ahead = self.sessions[lookup.member], self._ahead[lookup.member]
         assert session is not None
@@ -303,64 +393,6 @@ class Group:
                 self.passes += ahead.passes - before
 
 
-class Deadline:
-    """A block that must be left within some seconds. Raises `Late`."""
-
-    __slots__ = ("_name", "_scope", "_seconds")
-
-    def __init__(self, name: str, seconds: float) -> None:
-        self._name = name
-        self._seconds = seconds
-
-    def __enter__(self) -> None:
-        self._scope = anyio.move_on_after(self._seconds)
-        self._scope.__enter__()
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool | None:
-        swallowed = self._scope.__exit__(kind, error, trace)  # type: ignore[arg-type]
-        if self._scope.cancelled_caught:
-            raise Late(self._name, f"Model {self._name!r} took longer than {self._seconds:g} seconds for a step.")
-        return swallowed
-
-
-class Late(BackendTimeout):
-    """A member took longer for a step than its group may wait."""
-
-
 def dropped(error: BackendError, branch: int, piece: int) -> Dropped:
     """How a report says that a branch was dropped for this error."""
     return Dropped(branch, error.model, piece, error.message, isinstance(error, BackendTimeout))
-
-
-async def close(session: Session) -> None:
-    """Close a session that may be broken, without waiting for long."""
-    with (
-        anyio.move_on_after(CLOSE_SECONDS),
-        suppress(BackendError),
-    ):  # it was dropped for an error, and that one is reported
-        await session.close()
-
-
-async def together(calls: Sequence[Awaitable[T]]) -> list[T]:
-    """Results of all calls, made side by side; if one fails, the others are cancelled and its own error is raised."""
-    if len(calls) == 1:
-        return [await calls[0]]
-    results: dict[int, T] = {}
-
-    async def keep(index: int, call: Awaitable[T]) -> None:
-        results[index] = await call
-
-    try:
-        async with anyio.create_task_group() as tasks:
-            for index, call in enumerate(calls):
-                tasks.start_soon(keep, index, call)
-    except BaseExceptionGroup as group:
-        raise first_error(group) from None
-    return [results[index] for index in range(len(calls))]
-
-
-def first_error(error: BaseException) -> BaseException:
-    """The first leaf of a tree of exception groups."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -15,6 +15,7 @@ FIRST_STEP = 10.0
 
 Drafting = Literal["off", "auto", "on"]
 EarlyPrefilling = Literal["off", "auto"]
+Waiting = Literal["off", "auto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ class Options:
         there is something to try.
     early_prefill: whether models read while the stage that they will read still writes (`strategies.engine.early_prefill`): "auto" where
         their backends can, and they have nothing else to do for this request.
+    quorum: whether a group may go on without members that can't change the next piece (`strategies.engine.quorum`): "auto" where that
+        changes nothing but the time it takes, "off" never.
     constraint: what the answer must match. tools: what it may call. Both bind the last stage only, and are enforced by us where its
         model's server does not do so itself.
     """
@@ -90,5 +93,6 @@ class Options:
     may_rerun: Callable[[str], bool] = _always
     drafts: Drafting = "off"
     early_prefill: EarlyPrefilling = "off"
+    quorum: Waiting = "off"
     constraint: Constraint | None = None
     tools: Tools | None = None

@@ -196,6 +196,11 @@ class QuorumPool(LinearPool):
         """Their length."""
         return sum([len(self._pieces[said.piece]) for said in self._queues[member]])
 
+    def tokens(self, member: int, pieces: Sequence[int]) -> Sequence[int]:
+        """Tokens of the member's own that say these pieces."""
+        speller = self.everyone[member].speller
+        return pieces if speller.same else speller.table.encode(b"".join([self._pieces[piece] for piece in pieces]))
+
     def owed(self, member: int) -> Lookup | None:
         """What would have been looked up of this member, fed all that is due, for the first piece that it is behind. Asked once."""
         readings, piece = self.everyone[member], self._queues[member][0].piece

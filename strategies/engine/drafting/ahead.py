@@ -95,10 +95,13 @@ class Ahead:
         """Whether `rewind(drop)` and then `step(append)` take no pass."""
         return self._row(append, drop) is not None
 
-    async def read_ahead(self, append: Sequence[int], draft: Sequence[int]) -> list[TopK] | None:
+    async def read_ahead(
+        self, append: Sequence[int], draft: Sequence[int], *, guessed: bool = True
+    ) -> list[TopK] | None:
         """Score `append`, which the group is about to say, and `draft`, which it may say behind it, in one pass.
 
-        The distributions behind each of these ids; None where there is no room for so many. Raises as `Session.score`.
+        guessed: count the draft as one; not where the group has said it already. The distributions behind each of these ids; None where
+        there is no room for so many. Raises as `Session.score`.
         """
         await self._back()
         missing = self._here[self._common :]
@@ -111,12 +114,12 @@ class Ahead:
             return None
         self.times.took(len(ids), time.perf_counter() - began)
         self.passes += 1
-        self.drafted += len(draft)
+        self.drafted += len(draft) if guessed else 0
         self._held.extend(ids)
         self._common = len(self._here)
         self._base, self._line, self._rows = len(self._here), ids[len(missing) :], tops[len(missing) :]
         self._standing = True
-        self._reached = self._base + len(append)
+        self._reached = self._base + len(append) + (0 if guessed else len(draft))
         return self._rows
 
     @property

@@ -35,16 +35,18 @@ class Proposer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a member reads next: the last node that is due, and the ids that may be said behind it."""
+    """What a member reads next: the last node that is due, and the ids that may be said behind it. guessed: False where they were
+    said already."""
 
     member: int
     node: Node
     draft: Sequence[int]
+    guessed: bool = True
 
 
 class Drafts:
     """See the module. Members are numbered as the group numbers them. `plan` before every round of steps; `scored` with what came of it;
-    `stepped` behind every round. sessions: one per member. leader: None where nobody may run ahead."""
+    `stepped` behind every round. sessions: one per member. lead: whether one of them may run ahead (only sessions without noise may)."""
 
     __slots__ = (
         "_by", "_confirmed", "_drafters", "_inventory", "_led", "_pace", "_passes", "_proposers", "_rounds", "_seconds", "_spared",
@@ -58,13 +60,15 @@ class Drafts:
         inventory: Inventory,
         copier: Proposer,
         pace: Pace,
+        *,
+        lead: bool,
     ) -> None:
         self.sessions = sessions
         self._tables = [table_of(vocabulary) for vocabulary in vocabularies]
         self._inventory = inventory
         self._pace = pace
         self._proposers: dict[str, Proposer] = {COPIED: copier}
-        self.leader = Leader(sessions, vocabularies) if pace.exact and len(sessions) > 1 else None
+        self.leader = Leader(sessions, vocabularies) if lead else None
         if self.leader is not None:
             self._proposers[LED] = self.leader
         self._by = COPIED  # whose draft the last one was
