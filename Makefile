@@ -37,7 +37,7 @@ ONE_AT_A_TIME := $(PY) -c 'import fcntl, subprocess, sys; held = open(sys.argv[1
 .DEFAULT_GOAL := help
 include vllm.mk clients.mk
 .NOTPARALLEL:
-.PHONY: lock audit help setup demo bench bench-certificates bench-drafts bench-fusion bench-gateway bench-hand-over bench-peers eval-exactness eval-forms eval-fusers fuzz chaos weights test test-unit lint format wheel clean clean-all
+.PHONY: lock audit help setup demo bench bench-certificates bench-drafts bench-quorum bench-fusion bench-gateway bench-hand-over bench-peers eval-exactness eval-forms eval-fusers fuzz chaos weights test test-unit lint format wheel clean clean-all
 
 help: ## what can be made here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench-drafts: setup weights ## reading ahead: what it gains and costs (ARGS="--o
 
 bench-hand-over: setup vllm-models ## how long a chain is silent between two stages on vLLM, with early prefill and without
 	@$(PY) tests/benchmarks/hand_over.py $(ARGS)
+
+bench-quorum: setup weights ## not waiting for everybody: exact over 100,000 pieces, how often, and what it gains
+	@$(PY) tests/benchmarks/quorum.py $(ARGS)
 
 bench-gateway: setup ## what the gateway costs a request, many streams at once, memory after many requests
 	@$(PY) tests/benchmarks/gateway_load.py $(ARGS)

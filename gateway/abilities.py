@@ -16,7 +16,7 @@ from backends.catalog import Catalog, Entry
 from backends.fake import FakeBackend
 from backends.types import Sampling
 from backends.wrappers import inner
-from strategies.engine import Constraint, Drafting, EarlyPrefilling, Options, Tools
+from strategies.engine import Constraint, Drafting, EarlyPrefilling, Options, Tools, Waiting
 from strategies.fusion import FuserError, fuser_of
 from strategies.planning import FusedStage, Plan, TextStage
 
@@ -30,8 +30,8 @@ class Asked:
 
     native: known fields as they came, for a server that honours them. The same, read: logprobs, constraint, tools (as in
     `Options`). constraint_param: the field that the constraint came in. fuser: in place of the alias' or the default one.
-    record: what each member said about each piece is wanted. prompts, stage_max_tokens, drafts, early_prefill: in place of the
-    alias' or the default ones. only_single, only_native, only_ours: what only a wiring of one
+    record: what each member said about each piece is wanted. prompts, stage_max_tokens, drafts, early_prefill, quorum: in place of
+    the alias' or the default ones. only_single, only_native, only_ours: what only a wiring of one
     native model, only one whose last stage is native, or only one whose last stage is not, can honour.
     """
 
@@ -46,6 +46,7 @@ class Asked:
     stage_max_tokens: int | None = None
     drafts: Drafting | None = None
     early_prefill: EarlyPrefilling | None = None
+    quorum: Waiting | None = None
     only_single: Reasons = field(default_factory=dict)
     only_native: Reasons = field(default_factory=dict)
     only_ours: Reasons = field(default_factory=dict)

@@ -194,6 +194,7 @@ class Runtime:
             top_k=limits.top_k,
             drafts=asked.drafts or alias.drafts or limits.drafts,
             early_prefill=asked.early_prefill or alias.early_prefill or limits.early_prefill,
+            quorum=asked.quorum or alias.quorum or limits.quorum,
             reruns=self.settings.resilience.retries.stages,
             may_rerun=self.guards.may_rerun,
         )

@@ -42,7 +42,8 @@ class Alias:
     expression: the wiring, in the grammar of model names. prompts: name of a prompt set. fuser: name of a fuser.
     stage_max_tokens: budget of every stage but the last, tokens. max_tokens: budget of the last stage, tokens.
     on_member_failure, member_seconds: whether a group goes on without a member that fails, and when one is late (`engine.Options`).
-    drafts: whether groups may read ahead; early_prefill: whether models read what earlier stages still write (`engine.Options`).
+    drafts: whether groups may read ahead; early_prefill: whether models read what earlier stages still write; quorum: whether groups
+    may go on without members that change nothing (`engine.Options`).
     The settings hold where the whole model name is this alias; inside a larger wiring (or another alias) only the expression counts.
     """
 
@@ -55,6 +56,7 @@ class Alias:
     member_seconds: float | None = None
     drafts: Literal["off", "auto", "on"] | None = None
     early_prefill: Literal["off", "auto"] | None = None
+    quorum: Literal["off", "auto"] | None = None
     description: str = ""
 
 

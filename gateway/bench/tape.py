@@ -65,6 +65,7 @@ async def record(plan: Plan, options: Options, catalog: Catalog) -> Tape:
     stage = plan.stages[-1]
     if len(plan.stages) > 1 or not isinstance(stage, FusedStage):
         raise ValueError("only a single group can be recorded")
+    options = replace(options, quorum="off")  # played back at once, nobody is late
     tracks: list[Track] = []
     recorded = _with_backends(catalog, {name: Recorder(backend, tracks) for name, backend in _group(plan, catalog)})
     text, finished = await answer(plan, options, recorded)

@@ -72,6 +72,11 @@ class Metrics:
             ["what"],
             registry=self.registry,
         )
+        self._quorum = Counter(
+            "modelnet_fused_quorum_pieces",
+            "Pieces said without late members that could not have changed them.",
+            registry=self.registry,
+        )
         self._passes = Counter("modelnet_fused_passes", "Forward passes of group members.", registry=self.registry)
         self._widened = Counter(
             "modelnet_fused_widened", "Times that members were to list more tokens.", registry=self.registry
@@ -143,6 +148,8 @@ class Metrics:
         if (drafts := report.drafts) is not None:
             for what, count in asdict(drafts).items():
                 self._drafts.labels(what).inc(count)
+        if report.quorum is not None:
+            self._quorum.inc(report.quorum.pieces)
 
     def spent(self, model: str, usage: Usage) -> None:
         """A model has read and written that much."""

@@ -187,6 +187,8 @@ def _reported(report: StageReport) -> dict[str, Any]:
             genai.DRIFT: meters.drift,
             genai.PASSES: meters.passes,
         }
+    if report.quorum is not None:
+        values[genai.QUORUM] = report.quorum.pieces
     if report.dropped:
         values[genai.DROPPED] = [gone.model for gone in report.dropped]
     return values

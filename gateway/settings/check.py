@@ -87,6 +87,7 @@ def routes(settings: Settings) -> dict[str, Route]:
             member_seconds=alias.member_seconds,
             drafts=alias.drafts,
             early_prefill=alias.early_prefill,
+            quorum=alias.quorum,
             stage_max_tokens=alias.stage_max_tokens,
             max_tokens=alias.max_tokens,
             description=alias.description or "",

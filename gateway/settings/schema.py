@@ -228,6 +228,9 @@ class Alias(Strict):
         default=None,
         description="Whether models read what the stage before still writes, where they can.",
     )
+    quorum: Literal["off", "auto"] | None = Field(
+        default=None, description="Whether groups go on without late members that can't change what is said next."
+    )
     stage_max_tokens: Count | None = Field(default=None, description="Tokens of each stage but the last.")
     max_tokens: Count | None = Field(default=None, description="Tokens of the answer where the request names none.")
 
@@ -255,6 +258,10 @@ class Limits(Strict):
     early_prefill: Literal["off", "auto"] = Field(
         default="auto",
         description="Whether models read what the stage before still writes, where neither request nor alias says: off, or auto.",
+    )
+    quorum: Literal["off", "auto"] = Field(
+        default="auto",
+        description="Whether groups go on without late members that can't change what is said next, where neither request nor alias says.",
     )
     on_member_failure: Literal["fail", "drop"] = Field(
         default="fail",

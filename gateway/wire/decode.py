@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from backends.types import Message, Sampling
 from gateway.abilities import NOTHING, Asked
@@ -21,7 +21,9 @@ from gateway.wire.formats import Format, decode_format
 from gateway.wire.messages import decode_messages
 from gateway.wire.sampling import decode_sampling, foreign_sampling
 from gateway.wire.tools import AskedTools, decode_tools
-from strategies.engine import Drafting, EarlyPrefilling
+from strategies.engine import Drafting, EarlyPrefilling, Waiting
+
+T = TypeVar("T", bound=str)
 
 MAX_TOP_LOGPROBS = 20
 
@@ -40,17 +42,8 @@ SHORTEST, LONGEST = 0.001, 86_400.0
 """Seconds that a client may give a request; what it may take is the configuration's."""
 
 _EXTENSION = (
-    "stages",
-    "fuser",
-    "record",
-    "constraint",
-    "arm",
-    "prompts",
-    "stage_max_tokens",
-    "drafts",
-    "early_prefill",
-    "timeout",
-)
+    "stages", "fuser", "record", "constraint", "arm", "prompts", "stage_max_tokens", "drafts", "early_prefill", "quorum", "timeout",
+)  # fmt: skip
 """What a request may say under `modelnet`."""
 
 
@@ -118,8 +111,11 @@ def chat_request(fields: Fields, limits: RequestLimits) -> ChatRequest:
     stage_max_tokens = integer(extension, "stage_max_tokens", 1, limits.max_tokens, "modelnet.stage_max_tokens")
     drafts: Drafting | None = _one_of(extension, "drafts", get_args(Drafting))
     early: EarlyPrefilling | None = _one_of(extension, "early_prefill", get_args(EarlyPrefilling))
-    if prompts or stage_max_tokens or drafts or early:
-        asked = replace(asked, prompts=prompts, stage_max_tokens=stage_max_tokens, drafts=drafts, early_prefill=early)
+    quorum: Waiting | None = _one_of(extension, "quorum", get_args(Waiting))
+    if prompts or stage_max_tokens or drafts or early or quorum:
+        asked = replace(
+            asked, prompts=prompts, stage_max_tokens=stage_max_tokens, drafts=drafts, early_prefill=early, quorum=quorum
+        )
     if media or foreign:
         only_single = {media: "Only text can be read by this wiring."} if media else {}
         asked = replace(asked, only_single=only_single, only_native={**asked.only_native, **foreign})
@@ -139,12 +135,15 @@ def chat_request(fields: Fields, limits: RequestLimits) -> ChatRequest:
     )
 
 
-def _one_of(extension: Fields, key: str, known: tuple[Any, ...]) -> Any:
-    """One of the values of a switch, None where there is none. Raises APIError (400)."""
+def _one_of(extension: Fields, key: str, known: tuple[T, ...]) -> T | None:
+    """One of a few words, if it is there."""
     asked = string(extension, key, f"modelnet.{key}")
-    if asked is not None and asked not in known:
-        raise bad_request(f"modelnet.{key} can be {', '.join(known)}.", f"modelnet.{key}")
-    return asked
+    if asked is None:
+        return None
+    for word in known:
+        if asked == word:
+            return word
+    raise bad_request(f"modelnet.{key} can be {', '.join(map(str, known))}.", f"modelnet.{key}")
 
 
 def _include_usage(fields: Fields) -> bool:

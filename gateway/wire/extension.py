@@ -70,6 +70,8 @@ def _stage_value(choice: int, report: StageReport) -> dict[str, Any]:
             value["fusion"] |= {"waiting_seconds": round(report.waited, 6), "own_seconds": round(report.own, 6)}
         if report.drafts is not None:
             value["fusion"]["drafts"] = asdict(report.drafts)
+        if report.quorum is not None:
+            value["fusion"]["quorum"] = asdict(report.quorum)
     if report.dropped:
         value["dropped"] = [asdict(dropped) for dropped in report.dropped]
     return value

@@ -114,14 +114,15 @@ class _Whole:
         await self._real.close()
 
 
-async def record(config: Path | None, pieces: int) -> Book:
-    """Let the group answer every prompt."""
+async def record(config: Path | None, pieces: int, weights: Sequence[int] = (1, 1, 1)) -> Book:
+    """Let the group answer every prompt. weights: of `NAMES`."""
+    wiring = "|".join(f"{name}*{weight}" for name, weight in zip(NAMES, weights, strict=True))
     async with open_runtime(read_config(config)) as runtime:
         await runtime.wait_loaded()
         backends = [runtime.catalog[name].token_backend() for name in NAMES]
         book = Book(tuple([await backend.vocabulary() for backend in backends if backend is not None]))
         for number, prompt in enumerate(PROMPTS):
-            prepared = runtime.prepare("pi:" + "|".join(NAMES), Sampling(max_tokens=pieces, temperature=0.0), {})
+            prepared = runtime.prepare("pi:" + wiring, Sampling(max_tokens=pieces, temperature=0.0), {})
             recorders = {}
             for name, backend in _group(prepared.plan, runtime.catalog):
                 member = NAMES.index(name)

@@ -106,6 +106,33 @@ async def test_models_read_early_unless_it_is_switched_off() -> None:
 
 
 @pytest.mark.anyio
+async def test_not_waiting_for_everybody_is_chosen_by_request_alias_and_configuration() -> None:
+    """The same answer in all cases; who does not wait tells what came of it, here and in the metrics."""
+    text = "one two three four five, one two three four five, one two three four five"
+    aliases = {"waits": {"expression": "a|b|c", "quorum": "off"}, "hurries": {"expression": "a|b|c", "quorum": "auto"}}
+    for limits, asked, model, hurries in (
+        ({}, {}, "a|b|c", True),
+        ({}, {"quorum": "off"}, "a|b|c", False),
+        ({}, {}, "waits", False),
+        ({}, {"quorum": "auto"}, "waits", True),
+        ({"quorum": "off"}, {}, "a|b|c", False),
+        ({"quorum": "off"}, {}, "hurries", True),
+    ):
+        models = [fake(name, answer=text, confidence=0.97, delay=0.005 if name == "c" else 0.0) for name in "abc"]
+        async with edge(*models, aliases=aliases, limits=limits) as e:
+            reply = await e.chat(model, modelnet={"drafts": "off", **asked})
+            assert reply.status == 200
+            assert reply.json()["choices"][0]["message"]["content"] == text
+            fusion = reply.json()["modelnet"]["stages"][-1]["fusion"]
+            assert ("quorum" in fusion) == hurries
+            if hurries:
+                assert fusion["quorum"]["pieces"] > 5
+                assert fusion["quorum"]["lag"] > 0
+            counted = f"modelnet_fused_quorum_pieces_total {float(fusion['quorum']['pieces'])}" if hurries else ""
+            assert counted in e.app.metrics.text().decode()
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("extension", "param", "said"),
     [
@@ -117,6 +144,8 @@ async def test_models_read_early_unless_it_is_switched_off() -> None:
         ({"drafts": True}, "modelnet.drafts", "must be a string"),
         ({"early_prefill": "on"}, "modelnet.early_prefill", "can be off, auto"),
         ({"early_prefill": 1}, "modelnet.early_prefill", "must be a string"),
+        ({"quorum": "on"}, "modelnet.quorum", "off, auto"),
+        ({"quorum": False}, "modelnet.quorum", "must be a string"),
     ],
 )
 async def test_what_can_not_be_chosen_is_a_400(extension: dict[str, Any], param: str, said: str) -> None:
