@@ -223,12 +223,12 @@ class Group:
         if self._options.on_member_failure == "fail" or alone:
             raise error
         session, self.sessions[member] = self.sessions[member], None
-        behind = 0
-        if self._quorum is not None:
-            behind = self._quorum.fuser.behind(member)
+        said = self.pieces
+        if self._quorum is not None:  # it has left where it stands
+            said -= self._ended + self._quorum.fuser.behind(member)
             self._quorum.left(member)
         self.fuser.drop(member)
-        self.dropped.append(dropped(error, self.branches[member], self.pieces - behind))
+        self.dropped.append(dropped(error, self.branches[member], said))
         await self._on_drop(self.dropped[-1])
         if session is not None:
             await close(session)

@@ -85,19 +85,21 @@ class QuorumPool(LinearPool):
         if not missing:
             self._together()
             return True
-        here = [number for number in sorted(self._left) if number not in missing]
-        if not here:
+        everyone = sorted(self._left)
+        weights = dict(zip(everyone, self._scaled(everyone), strict=True))
+        weight = self._absent_weight([weights[number] for number in missing])
+        here = [number for number in everyone if number not in missing]
+        if weight >= 0.5 or not here:  # those present have no more, so no piece of theirs can lead by it
+            self._together()
             return False
         if self._absent != (absent := frozenset(missing)):
             self._decide_anew()
             self._absent = absent
-        everyone = sorted(self._left)
-        weights = dict(zip(everyone, self._scaled(everyone), strict=True))
         self.numbers = tuple(here)
         self.members = [self.everyone[number] for number in here]
         self.weights = tuple([weights[number] for number in here])
         views = [member.view() for member in self.members]
-        if self._leads(views, self._absent_weight([weights[number] for number in missing])):
+        if self._leads(views, weight):
             return True
         self._together()
         return False

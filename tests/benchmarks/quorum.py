@@ -23,6 +23,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ from strategies.topology import parse  # noqa: E402
 PIECES_AN_ANSWER = 40
 TEXT = "The answer is 12 because 中国 is the answer, and there are two of them. I have one question: what is it? " * 4
 PROMPTS = PromptSet.from_mapping("bench", {"default": {"solver": "", "reviewer": "{answer}", "verifier": "{answer}"}})
-WEIGHTS = ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2))
+WEIGHTS = ((1, 1, 1), (1, 2, 1))
 
 
 def compare(wanted: int, seed: int) -> dict[str, Any]:
@@ -172,7 +173,7 @@ async def live(questions: int, pieces: int) -> list[dict[str, Any]]:
     return rows
 
 
-def share(book: Book, weights: Sequence[int], k: int = 64) -> list[dict[str, Any]]:
+def share(book: Book, weights: Sequence[int], most: int, k: int = 64) -> list[dict[str, Any]]:
     """Per member: for how many of the pieces that it had to be asked for need nobody have waited for it."""
     whole = sum(weights)
     rows = []
@@ -181,7 +182,7 @@ def share(book: Book, weights: Sequence[int], k: int = 64) -> list[dict[str, Any
         for prompt in range(len(book.texts)):
             fuser = QuorumPool(book.vocabularies, [weight / whole for weight in weights], Greedy())
             try:
-                for ready in drive(fuser, book, prompt, absent, k):
+                for ready in islice(drive(fuser, book, prompt, absent, k), most):
                     pieces += 1
                     if ready is not None:
                         asked += 1
@@ -252,7 +253,9 @@ def main() -> None:
         for weights in WEIGHTS:
             named = " ".join(f"{name}*{weight}" for name, weight in zip(NAMES, weights, strict=True))
             say(named)
-            found["share"][named] = share(asyncio.run(record(asked.config, asked.pieces, weights)), weights)
+            found["share"][named] = share(
+                asyncio.run(record(asked.config, asked.pieces, weights)), weights, asked.pieces
+            )
     if "steps" in parts:
         found["steps"] = compare(asked.steps, asked.seed)
         if found["steps"]["wrong_texts"] or found["steps"]["wrong_meters"]:
