@@ -21,7 +21,8 @@ models:
   b: {backend: fake, answer: "I think that it is #### 5", delay: 0.003, seed: 2}
   c: {backend: fake, answer: "Answer: B", delay: 0.002, seed: 3}
 """
-TIMES = {"seconds", "first_token", "at", "waiting_seconds", "own_seconds"}
+TIMES = {"seconds", "first_token", "at", "waiting_seconds", "own_seconds", "passes", "drafts", "quorum"}
+"""What depends on the clock: how far a group reads ahead, and whom it waits for, too; never what it says."""
 
 
 @pytest.fixture
