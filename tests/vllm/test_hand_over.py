@@ -66,12 +66,13 @@ async def answer(
 
 
 @pytest.mark.parametrize("wiring", ["si:smol>qwen", "s2p:smol>smol|qwen"])
-@pytest.mark.parametrize("tokens", [48, 160])
+@pytest.mark.parametrize("tokens", [48, 200])
 async def test_the_stage_finds_in_the_cache_what_was_read_early(
     engines: dict[str, Engine], wiring: str, tokens: int
 ) -> None:
     """Questions that begin otherwise share nothing: each way is the first to read its own. The third is the first's, to compare texts."""
-    first, second = (f"[{wiring} {tokens} {way}] {QUESTION} How many boats can sail?" for way in "xy")
+    task = "How many boats can sail?" if tokens < 64 else "Tell a long story about the people who live at this river."
+    first, second = (f"[{wiring} {tokens} {way}] {QUESTION} {task}" for way in "xy")
     without, report, grown = await answer(engines, wiring, second, "off", tokens)
     assert without and report.prefill is None and report.gap is not None
     assert grown < BLOCK
