@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from drafting import ASKED, JSON, TEXTS, WORDS, bare, catalog_of, events_of, last
+from comparing import ASKED, JSON, TEXTS, WORDS, bare, catalog_of, events_of, last
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from drafting import ASKED, TEXTS, bare, catalog_of, events_of, last
+from comparing import ASKED, TEXTS, bare, catalog_of, events_of, last
 
 from backends.catalog import Catalog, Entry
 from backends.errors import BackendError

@@ -8,7 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import anyio
+import comparing
 import pytest
+from comparing import PROMPTS, TEXTS, WORDS, bare, last
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,23 +19,15 @@ from backends.errors import BackendError
 from backends.fake import FakeBackend, FakeSettings, Fault
 from backends.types import Message, Sampling
 from strategies.engine import Options, run
-from strategies.engine.events import Delta, Event, Finished, QuorumReport, StageFinished, StageReport
+from strategies.engine.events import Delta, Event, QuorumReport
 from strategies.engine.options import Constraint
 from strategies.fusion import FUSERS
 from strategies.fusion.quorum import QuorumPool
 from strategies.planning.planner import plan
-from strategies.prompting import PromptSet
 from strategies.topology import parse
 
 pytestmark = pytest.mark.anyio
 
-PROMPTS = PromptSet.from_mapping("test", {"default": {"solver": "", "reviewer": "{answer}", "verifier": "{answer}"}})
-WORDS = (" the", " th", "he", "中", "中国", "国", " answer", " an", "👍", "12", ". ", "\n", " is", "i", "th")
-TEXTS = (
-    "the answer is 12. the answer is 12.\nthe answer is 12",
-    "中国 is the answer, 中国 is the answer 👍👍 the end",
-    "an answer the answer th answer 中中国国 the answer th answer",
-)
 LATE = 0.003
 """Seconds that a late member's pass takes: long beside everything else here."""
 
@@ -61,38 +55,8 @@ def catalog_of(rng: random.Random, text: str, members: int, late: Sequence[float
     return Catalog(entries)
 
 
-async def events_of(catalog: Catalog, wiring: str, quorum: str, **options: Any) -> list[Event]:
-    made = plan(parse(wiring).topology, catalog)
-    asked = Options(prompts=PROMPTS, quorum=quorum, **options)  # type: ignore[arg-type]
-    async with run(made, [Message("user", "Say it: 中国 the answer")], asked, catalog) as events:
-        found = [event async for event in events]
-    for entry in catalog.values():
-        assert isinstance(entry.backend, FakeBackend)
-        assert entry.backend.counters.sessions == 0
-        assert entry.backend.counters.opened == entry.backend.counters.closed
-    return found
-
-
-def bare(event: Event) -> Event:
-    """Without what tells of time and passes."""
-    if isinstance(event, StageFinished):
-        return StageFinished(_bare(event.report))
-    if isinstance(event, Finished):
-        return replace(event, stages=tuple(map(_bare, event.stages)))
-    return event
-
-
-def _bare(report: StageReport) -> StageReport:
-    meters = None if report.meters is None else replace(report.meters, passes=0)
-    branches = tuple(replace(branch, seconds=0.0) for branch in report.branches)
-    left = replace(report, branches=branches, seconds=0.0, first_token=None, meters=meters, waited=None, own=None)
-    return replace(left, drafts=None, quorum=None)
-
-
-def last(events: Sequence[Event]) -> StageReport:
-    finished = events[-1]
-    assert isinstance(finished, Finished)
-    return finished.stages[-1]
+async def events_of(catalog: Catalog, wiring: str, quorum: str, *, drafts: str = "off", **options: Any) -> list[Event]:
+    return await comparing.events_of(catalog, wiring, drafts, quorum=quorum, **options)
 
 
 def text_of(events: Sequence[Event]) -> str:

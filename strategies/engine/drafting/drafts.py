@@ -92,10 +92,9 @@ class Drafts:
         if not waiting:
             return []
         self._settle()
-        offers = [(self._pace.offer(name), name) for name in self._proposers]
-        for offer, name in sorted(
-            offers, key=lambda each: each[0], reverse=True
-        ):  # of equal ones the first stays first
+        offers = {name: self._pace.offer(name) for name in self._proposers}
+        for name in sorted(offers, key=offers.__getitem__, reverse=True):  # of equal ones the first stays first
+            offer = offers[name]
             width = offer.width if room is None else min(offer.width, room - 1)
             if width >= 1 and (guess := self._proposers[name].guess(said, BYTES * (width + 1))):
                 self._by = name

@@ -1,4 +1,4 @@
-"""Groups that may read ahead, and what can be compared of their answers with and without."""
+"""Groups that may save time in some way, and what can be compared of their answers with and without."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ async def events_of(catalog: Catalog, wiring: str, drafts: str, **options: Any) 
     for entry in catalog.values():
         assert isinstance(entry.backend, FakeBackend)
         assert entry.backend.counters.sessions == 0
+        assert entry.backend.counters.opened == entry.backend.counters.closed
     return found
 
 
@@ -70,6 +71,7 @@ def _bare(report: StageReport) -> StageReport:
         own=None,
         drafts=None,
         gap=None,
+        quorum=None,
     )
 
 
