@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import anyio.to_thread
 import orjson
+import structlog
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import Field
 
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Reload = Callable[[], Awaitable["Outcome"]]
+
+log = structlog.get_logger("modelnet.admin")
 
 _BODY_BYTES = 65_536
 _LONGEST_REPORT_DAYS = 3660.0
@@ -167,6 +170,7 @@ class KeyDesk:
         except UnknownKey as error:
             raise APIError(404, str(error), code="key_not_found", param="id") from error
         except StorageError as error:
+            log.error("keys_unusable", reason=str(error))
             raise overloaded("The database of keys can't be used at the moment.") from error
         return done
 
@@ -233,6 +237,7 @@ def _report_routes(app: FastAPI, loaded: Loaded, operations: Operations) -> None
         try:
             made = await anyio.to_thread.run_sync(lambda: _report(loaded, operations, route, days, chosen))
         except StorageError as error:
+            log.error("ledger_unreadable", reason=str(error))
             raise overloaded("The ledger can't be read at the moment.") from error
         return Response(page(made), media_type="text/html") if format == "html" else _json(made.value())
 

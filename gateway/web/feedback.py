@@ -10,6 +10,7 @@ from functools import partial
 
 import anyio.to_thread
 import orjson
+import structlog
 
 from gateway.ledger.row import Feedback
 from gateway.operations import Operations
@@ -24,6 +25,8 @@ FEEDBACK = "/v1/feedback"
 LONGEST_ID = 128
 AT_ONCE = 4
 """Look-ups in the database side by side."""
+
+log = structlog.get_logger("modelnet.feedback")
 
 
 class FeedbackRoute:
@@ -67,4 +70,5 @@ class FeedbackRoute:
             try:
                 return await anyio.to_thread.run_sync(partial(ledger.find_owner, completion), abandon_on_cancel=True)
             except StorageError as error:
+                log.error("ledger_unreadable", reason=str(error))
                 raise overloaded("Feedback can't be kept at the moment.") from error

@@ -361,8 +361,7 @@ async def test_drafts_are_read_by_all_and_nobody_waits_between_them() -> None:
 
     plain, early = await both(random.Random(1), make, "a|b|c", drafts="on")
     assert list(map(bare, plain)) == list(map(bare, early))
-    before, after = last(plain).drafts, last(early).drafts
-    assert before is not None
-    assert after is not None
-    assert after.accepted > before.accepted / 2
+    drafts = last(early).drafts
+    assert drafts is not None
+    assert drafts.spared > 10  # the second half is the first one again
     assert quorum_of(early).pieces > 5

@@ -6,9 +6,11 @@ import re
 import sqlite3
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from hypothesis import given
@@ -260,6 +262,25 @@ def test_a_lost_database_leaves_the_keys_as_they_were(target: str, tmp_path: Pat
     broken.close()
     _until(lambda: not keeper.failing)
     keeper.close()
+
+
+def test_a_new_database_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
+    """SQLite itself does not wait while another connection makes the file one with a write-ahead log."""
+
+    def create(target: str, barrier: Barrier) -> None:
+        barrier.wait(10)
+        store = KeyStore(target)
+        store.create("a", Rights())
+        store.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(100):
+            target, barrier = str(tmp_path / f"{number}.db"), Barrier(8)
+            for done in [pool.submit(create, target, barrier) for _ in range(8)]:
+                done.result(30)
+            store = KeyStore(target)
+            assert len(store.all()) == 8
+            store.close()
 
 
 def test_a_database_of_a_later_version_is_refused(target: str) -> None:
