@@ -207,7 +207,7 @@ async def test_delays() -> None:
         FakeBackend("a", FakeSettings(answer="Yes No", words=("Yes", " No"), first_delay=0.1, delay=0.02))
     )
     assert len(deltas) == 2
-    assert 0.12 <= time.monotonic() - begun < 0.5
+    assert 0.12 <= time.monotonic() - begun < 5
 
 
 # Faults

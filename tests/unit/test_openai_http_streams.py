@@ -128,7 +128,7 @@ async def test_a_stalled_server_times_out(parts: list[bytes]) -> None:
 @pytest.mark.anyio
 async def test_keep_alive_comments_keep_a_stream_alive() -> None:
     parts = [b": wait\n\n"] * 6 + [chunk("a"), chunk(finish="stop"), DONE]
-    async with server(writes(*parts, pause=0.04), chunk_timeout=0.15, first_byte_timeout=0.15) as backend:
+    async with server(writes(*parts, pause=0.12), chunk_timeout=0.5, first_byte_timeout=0.5) as backend:
         assert (await read(backend))[0] == TextDelta("a")
 
 

@@ -29,7 +29,7 @@ def test_events_end_with_done_and_the_body_with_them(gateway: Gateway, wiring: s
             assert file.readline() == b"\r\n"
             if data.endswith(b"data: [DONE]\n\n"):
                 done = time.monotonic()
-        assert time.monotonic() - done < 0.5
+        assert time.monotonic() - done < 2
         assert file.readline() == b"\r\n"
         sock.sendall(f"GET /healthz HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n\r\n".encode())
         assert file.readline().startswith(b"HTTP/1.1 200")
