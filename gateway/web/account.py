@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backends.types import Message, Usage
@@ -44,7 +44,7 @@ class Account:
 
     __slots__ = (
         *("answers", "at", "attempts", "choice", "entered", "key", "lease", "messages", "meter"),
-        *("operations", "record", "verdict", "wiring", "writer"),
+        *("operations", "record", "verdict", "wiring", "writer", "_alone", "_leave"),
     )
 
     def __init__(self, operations: Operations, record: RequestRecord) -> None:
@@ -62,6 +62,8 @@ class Account:
         self.attempts: list[tuple[str, str]] = []
         self.messages: Sequence[Message] = ()
         self.answers: dict[int, list[str]] | None = None
+        self._alone: str | None = None  # a model that is asked without a plan to watch
+        self._leave: Callable[[], None] | None = None
 
     def enter(self, key: Key | None) -> None:
         """The caller may come in; key: None where none is asked for."""
@@ -86,6 +88,8 @@ class Account:
         """The model name that answers a request for `model`: of its arm, if that is a route, else itself. Raises APIError (400)."""
         route = self.operations.routes.get(model)
         if route is None:
+            if arm is not None:
+                raise bad_request(f"{model[:128]!r} is no route, so it has no arms.", "modelnet.arm")
             return model
         named = {key.decode("latin-1"): value.decode("latin-1") for key, value in headers}
         key = self.key.id if self.key is not None else None
@@ -121,7 +125,7 @@ class Account:
 
     async def admit_model(self, asked: str, model: str, read: int, written: int = 0) -> None:
         """`check` and `admit` for one model that is asked without a plan. read, written: tokens, at most. Raises APIError."""
-        self.wiring = self.writer = model
+        self.wiring = self.writer = self._alone = model
         self.check(asked, model, (model,))
         self.meter.prompt = read
         await self.admit(
@@ -172,8 +176,30 @@ class Account:
             headers["x-modelnet-arm"] = self.choice.arm
         return headers
 
+    def hold(self, leave: Callable[[], None]) -> None:
+        """The request has a place, which `leave` gives back; calling that again does nothing."""
+        self._leave = leave
+
+    async def free(self) -> None:
+        """Give back what the request holds: its last byte is about to go out, and who has that may ask again at once.
+
+        What is held by a shared counter as well is given back by `close`, so that no answer waits for that; the limiter is patient.
+        """
+        self._count()
+        if self._leave is not None:
+            self._leave()
+        if self.lease is not None and self.operations.limiter.shared is None:
+            await self.lease.settle(self.meter.spent)
+
+    def _count(self) -> None:
+        """Meter what the server of a model that was asked without a plan has told by now."""
+        if self._alone is not None and self.record.usage is not None:
+            self.meter.add(self._alone, self.record.usage)
+            self._alone = None
+
     async def close(self, endpoint: str, broke: bool) -> None:
         """The request is over. broke: it ended with an exception, after its response had begun."""
+        self._count()
         record, meter = self.record, self.meter
         ended = outcome(record.status, record.error or ("broke_off" if broke else None))
         if ended == "abandoned" and self.writer is not None and meter.usage == Usage():

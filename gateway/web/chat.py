@@ -67,6 +67,7 @@ class ChatRoute(Route):
         if self._runtime.settings.server.log.prompts:
             log.info("messages", messages=[{"role": m.role, "content": m.content} for m in request.messages])
         with self._admission.place(record.priority) as limit, self._metrics.active(request.stream):
+            account.hold(partial(self._admission.leave, limit))
             await account.admit_plan(prepared, request.messages, request.n, request.conversations)
             sink = self._sink(scope, send, request, prepared, record)
             account.begin(sink.identity.id, self._runtime, original, attempts.prepare)

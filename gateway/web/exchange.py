@@ -117,6 +117,7 @@ class Exchange:
         data = await answer.read()
         self._record.completion = _completion_id(data)
         if not self._stream:
+            self._record.usage = answer.usage
             length = b"%d" % len(data)
             headers = [
                 (b"content-type", b"application/json"),
@@ -131,6 +132,8 @@ class Exchange:
             if record.first_token is None and answer.wrote:
                 record.wrote()
             over = answer.over
+            if over:
+                record.usage = answer.usage  # before the last byte: what a key holds is given back with it
             await self._write(data, headers, more=not over)
             if over:
                 return

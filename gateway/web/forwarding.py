@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import structlog
@@ -89,6 +90,7 @@ class Forwarder:
             model, target.model, *_tokens(fields, len(body), target, settings.limits.answer_max_tokens)
         )
         self._admission.enter(exchange, record.priority)
+        account.hold(partial(self._admission.leave, exchange))
         self._metrics.begin(stream)
         try:
             await exchange.run(target.backend.forward(request))
@@ -96,7 +98,6 @@ class Forwarder:
             self._metrics.end(stream)
             self._admission.leave(exchange)
             if record.usage is not None:
-                account.meter.add(target.model, record.usage)
                 self._metrics.forwarded(target.model, record)
         return True
 

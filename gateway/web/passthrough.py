@@ -7,6 +7,7 @@ their own vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -63,10 +64,9 @@ class AskRoute(Route):
             return None
 
         with self._admission.place(record.priority) as limit, self._metrics.active(False):
+            account.hold(partial(self._admission.leave, limit))
             await account.admit_model(model, plan.models[0], len(body) // BYTES_PER_TOKEN)
             await self._attend(receive, reply, limit, work, seconds=record.timeout)
-        if record.usage is not None:
-            account.meter.add(plan.models[0], record.usage)
 
     async def _ask(self, fields: Fields, entry: Entry, record: RequestRecord) -> Mapping[str, Any]:
         """The answer's body. Raises APIError, BackendError; CapabilityMissing becomes a 404."""

@@ -28,8 +28,11 @@ class Accounts:
         attach_account(scope, account)
 
         async def send_with_limits(message: Message) -> None:
-            if message["type"] == "http.response.start" and (headers := account.headers()):
-                add_headers(message, encoded(headers))
+            if message["type"] == "http.response.start":
+                if headers := account.headers():
+                    add_headers(message, encoded(headers))
+            elif not message.get("more_body", False):
+                await account.free()
             await send(message)
 
         broke = True
