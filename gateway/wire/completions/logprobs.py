@@ -40,7 +40,7 @@ class LegacyLogprobs:
             value["tokens"].append(text)
             value["token_logprobs"].append(None if unknown else logprob)
             value["top_logprobs"].append(None if unknown else {**tops, text: logprob})
-            value["text_offset"].append(self._at)
+            value["text_offset"].append(self._at + _given_up(self._decoder.getstate()[0], token.text))
             self._at += len(self._decoder.decode(token.text))
         return value
 
@@ -49,6 +49,14 @@ def joined(values: Sequence[Value]) -> Value:
     """The parts of a choice as one."""
     keys = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
     return {key: [item for value in values for item in value[key]] for key in keys}
+
+
+def _given_up(begun: bytes, token: bytes) -> int:
+    """Characters that bytes of one that was begun become (U+FFFD) where the next token does not go on with it: they stand before it."""
+    if not begun or not token:
+        return 0
+    more = codecs.getincrementaldecoder("utf-8")("replace").decode(begun + token[:1])
+    return len(begun.decode(errors="replace")) if "\ufffd" in more else 0
 
 
 def _text(token: bytes) -> str:
