@@ -64,7 +64,8 @@ def pull(loaded: Loaded) -> None:
 async def _demo(loaded: Loaded, sock: socket.socket, once: bool, question: str, wiring: str) -> int:
     console, code = Console(highlight=False), 0
     async with open_runtime(loaded) as runtime:
-        server = Server(Application(runtime), loaded.settings.server.shutdown_seconds)
+        settings = loaded.settings.server
+        server = Server(Application(runtime), settings.shutdown_seconds, idle=settings.idle_seconds)
 
         async def show() -> None:
             nonlocal code

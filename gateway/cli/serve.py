@@ -84,7 +84,7 @@ async def _until_signalled(reloader: Reloader, sock: socket.socket, admin_sock: 
     """Serve, and reload when asked to. Returns the exit code."""
     code, first = 0, reloader.switch.current
     settings = first.loaded.settings.server
-    server = Server(reloader.switch, settings.shutdown_seconds, settings.drain_seconds)
+    server = Server(reloader.switch, settings.shutdown_seconds, settings.drain_seconds, settings.idle_seconds)
 
     async def announce() -> None:
         nonlocal code

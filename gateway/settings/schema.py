@@ -79,7 +79,9 @@ class ServerModel(AnyModel):
     )
     headers: dict[str, SecretStr] = Field(default_factory=dict, description="Sent with every request.")
     connect_timeout: Seconds = Field(default=5.0, description="Seconds to connect.")
-    first_byte_timeout: Seconds = Field(default=120.0, description="Seconds to the first byte of an answer.")
+    first_byte_timeout: Seconds = Field(
+        default=120.0, description="Seconds to the first byte of a stream; a whole answer has limits.request_seconds."
+    )
     chunk_timeout: Seconds = Field(default=60.0, description="Longest silence inside an answer, seconds.")
     keep_alive: Seconds = Field(default=4.0, description="Seconds that an idle connection is kept.")
     verify: bool = Field(default=True, description="Check TLS certificates.")
@@ -299,6 +301,11 @@ class Server(Strict):
     )
     keepalive_seconds: Annotated[float, Field(gt=0, le=15)] = Field(
         default=15.0, description="A silent stream gets a comment this often, so that load balancers don't cut it."
+    )
+    idle_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
+        default=75,
+        description="A connection without requests is kept so long: longer than clients and proxies keep theirs, or their next request may "
+        "meet its end.",
     )
     shutdown_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         default=10.0, description="Time that running answers get at the end."

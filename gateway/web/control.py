@@ -19,10 +19,12 @@ from gateway.runtime import ModelNotReady, Runtime
 from gateway.web.account import caller
 from gateway.web.route import not_ready
 from gateway.wire.errors import APIError, bad_request, not_found
+from gateway.wire.refusals import not_allowed
 from gateway.wire.topology_errors import wiring_error
 from strategies.routing import Alias
 from strategies.topology import TopologyError, shape
 from strategies.topology import format as write
+from strategies.topology import models as models_of
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -43,9 +45,12 @@ def control_app(runtime: Runtime, metrics: Metrics, draining: Callable[[], bool]
         return _json({"object": "list", "data": listed})
 
     @_read(app, "/v1/models/{name:path}")
-    async def model(name: str) -> Response:
-        """A model, an alias, or any wiring of them that could run."""
-        return _json(named_value(runtime, name))
+    async def model(request: Request, name: str) -> Response:
+        """A model, an alias, or any wiring of them that could run and that the caller's key may use."""
+        value = named_value(runtime, name)
+        if (key := caller(request.scope)) is not None and not visible(key.rights, runtime, name):
+            raise not_allowed(name)
+        return _json(value)
 
     @app.api_route("/v1/responses/{rest:path}", methods=["GET", "HEAD", "POST", "DELETE"], include_in_schema=False)
     async def stored_response(rest: str) -> Response:
@@ -123,9 +128,12 @@ def route_value(runtime: Runtime, name: str) -> dict[str, Any]:
 
 
 def visible(rights: Rights, runtime: Runtime, name: str) -> bool:
-    """Whether a key may use this name."""
-    is_model = name in runtime.settings.models
-    return matches(rights.wirings, name) and (not is_model or matches(rights.models, name))
+    """Whether a key may use this name, which means something. Of a route: at all; an arm may be refused all the same."""
+    if name in runtime.operations.routes:
+        return matches(rights.wirings, name)
+    topology = runtime.route(name).topology
+    asked = matches(rights.wirings, name) or matches(rights.wirings, write(topology))
+    return asked and all(matches(rights.models, model.name) for model in models_of(topology))
 
 
 def named_value(runtime: Runtime, name: str) -> dict[str, Any]:

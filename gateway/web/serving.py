@@ -75,9 +75,10 @@ class Served(Protocol):
 
 class Server(uvicorn.Server):
     """The end of it, once a signal has come: for `drain` seconds only probes notice; then no connection is taken any more, and running
-    requests get `patience` seconds; then they are ended. A second signal ends at once."""
+    requests get `patience` seconds; then they are ended. A second signal ends at once. idle: seconds that a connection is kept without
+    requests."""
 
-    def __init__(self, application: Served, patience: float, drain: float = 0.0) -> None:
+    def __init__(self, application: Served, patience: float, drain: float = 0.0, idle: int = 75) -> None:
         super().__init__(
             uvicorn.Config(
                 application,
@@ -89,6 +90,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 backlog=BACKLOG,
+                timeout_keep_alive=idle,
                 timeout_graceful_shutdown=max(1, round(patience + LAST_WORDS_SECONDS)),
             )
         )

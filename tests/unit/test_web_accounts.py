@@ -13,6 +13,7 @@ from edge import CHAT, fake, question
 from operated import operated
 
 from backends.fake import Fault
+from gateway.keys import Budget
 
 pytestmark = pytest.mark.anyio
 
@@ -157,8 +158,6 @@ async def test_concurrency_is_held_until_the_end_however_it_comes(tmp_path: Path
 
 
 async def test_an_exhausted_budget_is_told_for_good(tmp_path: Path) -> None:
-    from gateway.keys import Budget
-
     async with operated(tmp_path, fake("a"), fake("b"), prices=PRICES) as house:
         id, header = house.make_key(budget=Budget(50, "tokens"))
         assert (await house.call("POST", CHAT, question(max_tokens=40), header)).status == 200
@@ -174,8 +173,6 @@ async def test_an_exhausted_budget_is_told_for_good(tmp_path: Path) -> None:
 
 
 async def test_a_budget_outlives_the_process(tmp_path: Path) -> None:
-    from gateway.keys import Budget
-
     async with operated(tmp_path, fake("a")) as house:
         _, header = house.make_key(budget=Budget(5, "tokens", "month"))
         assert (await house.call("POST", CHAT, question(), header)).status == 200
@@ -197,9 +194,12 @@ async def test_keys_may_what_they_may(tmp_path: Path) -> None:
         refused = await house.call("POST", CHAT, question("b"), only_a)
         assert refused.error["param"] == "model"
         assert refused.header("x-should-retry") is None  # SDKs do not repeat a 403
-        for header, names in ((only_a, ["a", "pair"]), (only_pair, ["pair"])):
+        for header, names in ((only_a, ["a"]), (only_pair, ["pair"])):
             listed = await house.call("GET", "/v1/models", headers=header)
             assert [model["id"] for model in listed.json()["data"]] == names
+            for name in ("a", "b", "a>b", "pair"):
+                shown = await house.call("GET", f"/v1/models/{name}", headers=header)
+                assert shown.status == (200 if name in names else 403)
 
 
 async def test_feedback_goes_to_the_completion_of_the_same_key(tmp_path: Path) -> None:
@@ -268,3 +268,44 @@ async def test_limits_hold_for_many_at_once(tmp_path: Path) -> None:
         assert 50 <= statuses.count(200) <= 50 + refilled
         assert set(statuses) == {200, 429}
         assert len(await house.rows(256)) == 256
+
+
+ASKED: tuple[tuple[str, dict[str, Any]], ...] = (
+    (CHAT, question("a")),
+    (CHAT, question("a>b")),
+    (CHAT, question("a|b", n=2)),
+    (CHAT, question("a", stream=True)),
+    (CHAT, question("a|b", stream=True, n=2)),
+    (CHAT, question("bad")),
+    (CHAT, question("cut", stream=True)),
+    ("/v1/completions", {"model": "a", "prompt": "Why?"}),
+    ("/v1/completions", {"model": "a>b", "prompt": ["Why?", "How?"], "stream": True}),
+    ("/v1/responses", {"model": "a", "input": "Why?"}),
+    ("/v1/responses", {"model": "a|b", "input": "Why?", "stream": True}),
+    ("/tokenize", {"model": "a", "prompt": "Why?"}),
+)
+
+
+@pytest.mark.parametrize(("path", "body"), ASKED)
+async def test_who_has_the_last_byte_holds_nothing(path: str, body: dict[str, Any], tmp_path: Path) -> None:
+    """A client that asks for one thing after the other is never in its own way."""
+    cut = Fault(on="token", after=3, error="BackendUnavailable")
+    backends = (fake("a"), fake("b"), fake("bad", faults=(Fault(on="enter"),)), fake("cut", faults=(cut,)))
+    async with operated(tmp_path, *backends, limits={"concurrent_requests": 1}) as house:
+        id, header = house.make_key(concurrency=1, budget=Budget(5000, "tokens", "day"))
+        exchange = house.exchange("POST", path, body, header)
+        send, held = exchange._send, []
+
+        async def watched(message: Any) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                held.append((house.app._admission.taken, house.operations.limiter._local.running(id)))
+            await send(message)
+
+        exchange._send = watched  # type: ignore[method-assign]
+        with anyio.fail_after(10):
+            reply = await exchange.run()
+        assert held == [(0, 0)]
+        assert reply.status == (502 if body["model"] == "bad" else 200)
+        (row,) = await house.rows(1)
+        spent = house.operations.keyring.spending.known(id, Budget(1, "tokens", "day").period(time.time()))
+        assert spent.tokens == row["prompt_tokens"] + row["completion_tokens"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,6 +116,16 @@ async def test_too_large_is_413(path: str) -> None:
     async with edge(fake("a"), limits={"body_bytes": 100}) as e:
         reply = await post(e, path, user="x" * 200)
         assert (reply.status, reply.error["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_compressed_bodies_are_named_as_what_they_are(path: str) -> None:
+    async with edge(fake("a")) as e:
+        packed = gzip.compress(b'{"model": "a"}')
+        reply = await e.call("POST", path, packed, {"content-encoding": "gzip"})
+        assert (reply.status, reply.error["code"]) == (415, "unsupported_encoding")
+        assert "gzip" in reply.error["message"]
+        assert (await e.call("POST", path, b"{", {"content-encoding": "identity"})).status == 400
 
 
 @pytest.mark.parametrize("path", PATHS)

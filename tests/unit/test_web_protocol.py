@@ -291,6 +291,19 @@ async def test_all_pipelined_requests_are_told_that_their_client_left() -> None:
                 await anyio.sleep(0.01)
 
 
+async def test_idle_connections_are_kept_and_then_closed() -> None:
+    """Longer than the pools of clients keep theirs (5 s in OpenAI's SDKs): else their next request meets the end of the connection."""
+    async with served() as (server, port):
+        assert server.config.timeout_keep_alive == 75
+        server.config.timeout_keep_alive = 1
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(OK)
+            assert (await answer(stream))[0] == 200
+            began = anyio.current_time()
+            assert await ends(stream)
+            assert anyio.current_time() - began > 0.8
+
+
 async def test_pipelined_requests_are_answered_in_order_and_bounded(caplog: pytest.LogCaptureFixture) -> None:
     get = b"GET /v1/models/a HTTP/1.1\r\nhost: x\r\nx-request-id: r%d\r\n\r\n"
     async with served() as (_, port):

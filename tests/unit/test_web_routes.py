@@ -71,6 +71,7 @@ async def test_overrides_where_allowed(tmp_path: Path) -> None:
         assert (await house.chat("shut", modelnet={"arm": "plain"})).status == 400
         rows = await house.rows(6)
         assert [row["arm_by"] for row in rows] == ["override"] * 4 + [None] * 2
+        assert (await house.chat("a", modelnet={"arm": "plain"})).error["param"] == "modelnet.arm"
 
 
 async def test_routes_are_models_for_clients(tmp_path: Path) -> None:

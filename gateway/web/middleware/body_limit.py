@@ -1,4 +1,4 @@
-"""Bodies that are too large: refused by their announced length, or as soon as that much has arrived."""
+"""Bodies that are not read: too large ones, by their announced length or as soon as that much has arrived, and compressed ones."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ class BodyLimit:
         if not is_http(scope):
             await self.app(scope, receive, send)
             return
+        coding = header(scope, b"content-encoding")
+        if coding is not None and coding.strip().lower() not in ("", "identity"):
+            raise APIError(
+                415, f"Bodies are taken as they are, not in the encoding {coding[:64]!r}.", code="unsupported_encoding"
+            )
         announced = header(scope, b"content-length")
         if announced is not None and announced.isdecimal() and (len(announced) > 18 or int(announced) > self._limit):
             raise self._too_large()

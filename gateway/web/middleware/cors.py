@@ -10,7 +10,7 @@ from gateway.web.asgi import App, Message, Receive, Scope, Send, add_headers, he
 _RATE = b", ".join(
     b"x-ratelimit-" + what + b"-" + of for what in (b"limit", b"remaining", b"reset") for of in (b"requests", b"tokens")
 )
-_EXPOSED = b"x-request-id, retry-after, x-should-retry, x-modelnet-degraded, " + _RATE
+_EXPOSED = b"x-request-id, retry-after, retry-after-ms, x-should-retry, x-modelnet-degraded, " + _RATE
 
 
 class Cors:
