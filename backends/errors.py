@@ -86,3 +86,9 @@ class CapabilityMissing(BackendError):
 
 class SessionClosed(BackendError):
     """The session was closed before or during the call."""
+
+
+def read_nothing(error: BackendError) -> bool:
+    """Whether its model is known not to have read what it was asked: it was not asked, or it refused before."""
+    refusals = (CircuitOpen, BackendOverloaded, ContextTooLong, RequestRejected, BackendAuthFailed, CapabilityMissing)
+    return error.repeatable or isinstance(error, refusals)

@@ -68,7 +68,7 @@ class Application:
         app = BodyLimit(app, settings.limits.body_bytes)
         app = Wishes(app, settings.shedding.keys)
         app = Auth(app, operations.keyring)
-        app = Guard(app)
+        app = Guard(app, self.metrics.turned_away)
         app = Accounts(app, operations, posts.keys() - {FEEDBACK})
         app = Cors(app, settings.server.cors)
         app = AccessLog(app)

@@ -1,13 +1,15 @@
 """What one request has spent so far, as far as can be known at any moment.
 
 A stage that has finished says exactly what it read and wrote. Of one that is cut short (the client left, a member failed) only this is
-known: each of its models has read its prompt, which is estimated, and written about a token for every piece that was seen.
+known: each of its models has read its prompt, which is estimated, and written about a token for every piece that was seen. A model that was
+not asked, or refused before it read anything, has cost nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from backends.errors import BackendError, read_nothing
 from backends.types import Usage
 from gateway.keys.store import Spent
 from gateway.ledger.prices import Prices
@@ -80,13 +82,15 @@ class RunMeter:
             self._open.pop(event.report.stage, None)
             self._meter.finished(event.report)
 
-    def close(self) -> None:
-        """Count what was cut short."""
+    def close(self, failure: Exception | None = None) -> None:
+        """Count what was cut short, by this failure if there was one."""
+        spared = failure.model if isinstance(failure, BackendError) and read_nothing(failure) else None
         for stage in tuple(self._open):
-            self._cut(stage)
+            self._cut(stage, spared)
 
-    def _cut(self, stage: int) -> None:
-        """Count a stage that was cut short."""
+    def _cut(self, stage: int, spared: str | None = None) -> None:
+        """Count a stage that was cut short. spared: a model that has read nothing, unless something was written."""
         pieces = self._open.pop(stage, 0)
         for branch in branches(self._plan.stages[stage]):
-            self._meter.add(branch.model, Usage(self._meter.prompt, pieces))
+            if pieces or branch.model != spared:
+                self._meter.add(branch.model, Usage(self._meter.prompt, pieces))

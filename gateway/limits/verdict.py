@@ -63,4 +63,4 @@ def _reading(limit: int | None, level: int, held: int) -> Reading | None:
     if limit is None:
         return None
     remaining = max(0, limit - held - -(-level // UNIT))
-    return Reading(limit, remaining, level / limit / 1e6)
+    return Reading(limit, remaining, (level + held * UNIT) / limit / 1e6)

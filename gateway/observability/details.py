@@ -148,11 +148,15 @@ class Details:
         """Wirings that the configuration names."""
         self._wiring.know(wirings)
 
+    def failed(self, code: str) -> str:
+        """Count a failure. Gives the cause that it is counted under."""
+        cause = self._cause(code)
+        self._child(self._errors, cause).inc()
+        return cause
+
     def finished(self, record: RequestRecord) -> None:
         """A request is over."""
-        cause = None if record.error is None else self._cause(record.error)
-        if cause is not None:
-            self._child(self._errors, cause).inc()
+        cause = None if record.error is None else self.failed(record.error)
         if record.wiring is not None:
             self._wirings.finished(record, cause, self._wiring(record.wiring))
         if record.route is not None and record.arm is not None:

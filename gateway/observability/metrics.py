@@ -125,6 +125,10 @@ class Metrics:
             first.observe(record.first_token)
         self.details.finished(record)
 
+    def turned_away(self, code: str) -> None:
+        """A request was refused before any route had it: its key, its size, its headers."""
+        self.details.failed(code)
+
     def forwarded(self, model: str, record: RequestRecord) -> None:
         """A request was handed to the model's own server, which told what was spent."""
         self._child(self._stage, record.shape, "solver").observe(record.seconds())

@@ -134,6 +134,7 @@ class ChatRoute(Route):
         self, choice: int, request: ChatRequest, prepared: Prepared, sink: Sink, attempts: Attempts
     ) -> Exception | None:
         shape, watch = prepared.plan.shape, attempts.watch(choice, prepared.plan)
+        failure: Exception | None = None
         try:
             async with self._events(choice, request, prepared) as events:
                 async for event in events:
@@ -142,10 +143,10 @@ class ChatRoute(Route):
                     await sink.take(choice, event)
                     attempts.saw_something()
         except Exception as error:  # noqa: BLE001 - told to the client by the caller
-            return error
+            failure = error
         finally:
-            watch.close()
-        return None
+            watch.close(failure)
+        return failure
 
     def _events(
         self, choice: int, request: ChatRequest, prepared: Prepared

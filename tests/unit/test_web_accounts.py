@@ -309,3 +309,35 @@ async def test_who_has_the_last_byte_holds_nothing(path: str, body: dict[str, An
         (row,) = await house.rows(1)
         spent = house.operations.keyring.spending.known(id, Budget(1, "tokens", "day").period(time.time()))
         assert spent.tokens == row["prompt_tokens"] + row["completion_tokens"]
+
+
+async def test_a_model_that_was_not_asked_costs_nothing(tmp_path: Path) -> None:
+    """It keeps failing and is left alone, or its queue is full; what its chain spent before is charged all the same."""
+    full = fake("full", faults=(Fault(on="enter", error="BackendOverloaded"),))
+    async with operated(tmp_path, fake("a"), full, fake("bad", faults=(Fault(on="enter"),))) as house:
+        _, header = house.make_key(tokens_per_minute=100_000)
+        for model in ("full", "a>full", "bad"):
+            assert (await house.call("POST", CHAT, question(model), header)).status >= 500
+        rows = await house.rows(3)
+        assert [row["prompt_tokens"] + row["completion_tokens"] > 0 for row in rows] == [False, True, True]
+
+
+async def test_what_is_held_counts_in_both_headers(tmp_path: Path) -> None:
+    async with operated(tmp_path, fake("a")) as house:
+        _, header = house.make_key(tokens_per_minute=6000)
+        reply = await house.call("POST", CHAT, question(max_tokens=600), header)
+        remaining = int(str(reply.header("x-ratelimit-remaining-tokens")))
+        assert 5000 < remaining < 5400
+        reset = float(str(reply.header("x-ratelimit-reset-tokens")).removesuffix("s"))
+        assert reset == pytest.approx((6000 - remaining) / 100, abs=0.1)
+
+
+async def test_strangers_are_counted(tmp_path: Path) -> None:
+    async with operated(tmp_path, fake("a"), limits={"body_bytes": 500}) as house:
+        _, header = house.make_key()
+        for _ in range(3):
+            assert (await house.chat()).status == 401
+        assert (await house.call("POST", CHAT, question(user="x" * 600), header)).status == 413
+        text = house.app.metrics.text().decode()
+        assert 'modelnet_request_errors_total{cause="invalid_api_key"} 3.0' in text
+        assert 'modelnet_request_errors_total{cause="request_too_large"} 1.0' in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
 from gateway.web.asgi import App, Disconnected, Message, Receive, Scope, Send, is_http, send_error
@@ -11,10 +13,11 @@ log = structlog.get_logger("modelnet.web")
 
 
 class Guard:
-    """Also turns `APIError`s raised anywhere further in into responses."""
+    """Also turns `APIError`s raised anywhere further in into responses. tell: hears the code of each, as no route does."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, tell: Callable[[str], None] = lambda code: None) -> None:
         self.app = app
+        self._tell = tell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not is_http(scope):
@@ -35,6 +38,7 @@ class Guard:
             shown = error if isinstance(error, APIError) else internal_error()
             if not isinstance(error, APIError):
                 log.exception("unexpected_error", path=scope["path"])
+            self._tell(shown.code or shown.type)
             if started:
                 raise  # the server closes the connection: the client must not take this for a whole answer
             await send_error(scope, send, shown)
