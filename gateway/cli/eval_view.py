@@ -44,7 +44,7 @@ def comparison(found: list[Difference]) -> RenderableType:
         r = d.result
         table.add_row(
             d.task, d.wiring, f"{r.both + r.only_a}/{r.asked}", f"{r.both + r.only_b}/{r.asked}",
-            f"{-100 * r.difference:+.1f} ({-100 * r.high:+.1f} to {-100 * r.low:+.1f})", f"{r.only_a}:{r.only_b}",
+            f"{_points(r.difference)} ({_points(r.high)} to {_points(r.low)})", f"{r.only_a}:{r.only_b}",
             f"{r.p:.3f}", f"{d.adjusted:.3f}", _number(d.seconds_ratio, 2),
         )  # fmt: skip
     shown = [d for d in found if d.adjusted < 0.05]
@@ -54,7 +54,15 @@ def comparison(found: list[Difference]) -> RenderableType:
         for d in found
         if d.only_a or d.only_b
     ]
-    return Group(table, Text(), Text(said, "bold"), *(Text(line) for line in changed))
+    left_out = [
+        f"{d.task}, {d.wiring}: {d.changed} other questions of the same ids are left out" for d in found if d.changed
+    ]
+    return Group(table, Text(), Text(said, "bold"), *(Text(line) for line in (*left_out, *changed)))
+
+
+def _points(difference: float) -> str:
+    """Of B - A, where A - B is given. No difference is +0.0."""
+    return f"{100 * (0.0 - difference):+.1f}"
 
 
 def recomputed(paper: Published) -> RenderableType:

@@ -22,7 +22,7 @@ from gateway.observability.scrape import NOTHING, Between, Snapshot
 WINDOW = 15.0
 """Seconds that rates and quantiles are taken over."""
 MOST_WIRINGS = 8
-_BREAKERS = {0: ("closed", "green"), 1: ("half open", "yellow"), 2: ("open", "red")}
+_BREAKERS = {0: ("closed", "green"), 1: ("half\u00a0open", "yellow"), 2: ("open", "red")}
 
 
 class Unreadable(Exception):
@@ -152,11 +152,11 @@ def _models(between: Between) -> Table:
         "model",
         "state",
         "breaker",
-        "tokens/s",
+        "tokens /s",
         "first p95",
         "between p50",
-        "errors/s",
-        "again/s",
+        "errors /s",
+        "again /s",
         "busy",
         "queue",
         "out",
@@ -169,7 +169,7 @@ def _models(between: Between) -> Table:
         out, servers = (now.total(f"modelnet_replicas{end}", model=model) for end in ("_out", ""))
         table.add_row(
             model,
-            "[green]ready[/]" if ready else "[red]not ready[/]",
+            "[green]ready[/]" if ready else "[red]not\u00a0ready[/]",
             f"[{colour}]{breaker}[/]" if ready else "",
             f"{between.rate('modelnet_tokens_total', model=model, direction='completion'):.1f}",
             _time(between.quantile("modelnet_model_first_token_seconds", 0.95, model=model)),
@@ -221,17 +221,18 @@ def _fusion(between: Between) -> Table:
 
 
 def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 1), pad_edge=False)
-    table.add_column(first, overflow="ellipsis", max_width=48, no_wrap=True)
+    """On 80 columns names stay readable: titles go onto two lines, names of more than 12 characters are cut there."""
+    table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(first, overflow="ellipsis", min_width=12, max_width=48, no_wrap=True)
     for other in others:
-        table.add_column(other, justify="right", no_wrap=True)
+        table.add_column(other, justify="right")
     return table
 
 
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return "-"
-    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    return f"{1000 * seconds:.0f}\u00a0ms" if seconds < 1 else f"{seconds:.1f}\u00a0s"
 
 
 def _rate(value: float) -> str:

@@ -270,6 +270,25 @@ def test_two_runs_are_compared(files: tuple[Path, Path], tmp_path: Path) -> None
     assert run("compare", tmp_path / "a", tmp_path / "none")[0] == 2
 
 
+def test_other_questions_of_the_same_names_are_not_compared(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """As where a file has changed between the runs; without ids of their own, questions are named by their place."""
+    config, data = files
+    lines = data.read_text().splitlines()
+    assert run(data, "-w", "right", "-c", config, "--out", tmp_path / "a")[0] == 0
+    data.write_text("\n".join([json.dumps({"id": "q2", "question": "Another?", "answer": "4"}), *lines[1:]]))
+    assert run(data, "-w", "right", "-c", config, "--out", tmp_path / "b")[0] == 0
+    code, shown, _ = run("compare", tmp_path / "a", tmp_path / "b")
+    assert code == 0
+    assert f"{len(lines) - 1}/{len(lines) - 1}" in shown
+    assert "1 other questions of the same ids" in shown
+    others = [json.dumps({"id": f"q{n}", "question": f"Another {n}?", "answer": "4"}) for n in range(4)]
+    data.write_text("\n".join(others))
+    assert run(data, "-w", "right", "-c", config, "--out", tmp_path / "c")[0] == 0
+    code, _, said = run("compare", tmp_path / "a", tmp_path / "c")
+    assert code == 2
+    assert "none is the same question" in said
+
+
 def test_a_report_is_written_again(files: tuple[Path, Path], tmp_path: Path) -> None:
     config, data = files
     assert run(data, "-w", "right", "-c", config, "--out", tmp_path / "a")[0] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from io import StringIO
@@ -85,11 +86,23 @@ async def used(e: Edge) -> None:
         await e.chat(wiring, stream=True)
 
 
-def shown(e: Edge, before: Snapshot = NOTHING) -> str:
+def shown(e: Edge, before: Snapshot = NOTHING, width: int = 160) -> str:
     now = Snapshot.of(e.app.metrics.text().decode(), 10.0)
-    console = Console(width=160, record=True, file=StringIO())
+    console = Console(width=width, record=True, file=StringIO())
     console.print(cli.view("http://[::1]:8000", Between(before, now, 10.0), "since it began"))
     return console.export_text()
+
+
+@pytest.mark.anyio
+async def test_models_can_be_told_apart_on_a_narrow_terminal() -> None:
+    names = [f"qwen-{number}" for number in range(3)]
+    async with edge(*map(fake, names), fake("broken", faults=(Fault(on="enter"),))) as e:
+        for name in (*names, "broken"):
+            await e.chat(name)
+        text = shown(e, width=80)
+        assert all(re.search(rf"^{name} +ready +closed ", text, re.MULTILINE) for name in names), text
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= 80
 
 
 @pytest.mark.anyio
