@@ -76,13 +76,28 @@ class ForwardRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens read and written by one model, in that model's own tokens."""
+    """Tokens read and written by one model, in that model's own tokens.
+
+    cached_tokens: of those read, how many came from a cache. reasoning_tokens: of those written, how many were reasoning. None: nobody
+    says; a sum is of those that do.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            _told(self.cached_tokens, other.cached_tokens),
+            _told(self.reasoning_tokens, other.reasoning_tokens),
+        )
+
+
+def _told(one: int | None, other: int | None) -> int | None:
+    return one if other is None else other if one is None else one + other
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ import orjson
 
 from backends.errors import BackendError, BackendUnavailable
 from backends.openai_http.failures import from_event, not_protocol
+from backends.openai_http.spent import read_usage
 from backends.openai_http.splice import with_model
 from backends.types import Usage
 
@@ -356,12 +357,6 @@ def identity(answer: dict[str, Any], kind: str, shown: str) -> dict[str, Any]:
         "created": created if isinstance(created, int) else int(time.time()),
         "model": shown,
     }
-
-
-def read_usage(usage: dict[str, Any]) -> Usage:
-    """Zeros where the server does not say."""
-    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return Usage(prompt if isinstance(prompt, int) else 0, completion if isinstance(completion, int) else 0)
 
 
 def _event(value: dict[str, Any]) -> bytes:

@@ -11,6 +11,7 @@ import orjson
 from backends.openai_http.calls import CallReader, Malformed
 from backends.openai_http.failures import from_event, not_protocol
 from backends.openai_http.settings import OpenAIHTTPSettings
+from backends.openai_http.spent import read_usage
 from backends.openai_http.sse import SSEEvent
 from backends.types import Message, TextDelta, TextRequest, TokenLogprob, ToolCallDelta, Usage
 
@@ -107,7 +108,7 @@ class ChatReader:
 
     def _read_usage(self, chunk: dict[str, Any]) -> None:
         if isinstance(usage := chunk.get("usage"), dict):
-            self.usage = Usage(_count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
+            self.usage = read_usage(usage)
 
     def _finish(self, reason: str, chunk: Any) -> None:
         if reason in ("error", "abort"):  # given by routers and by engines that lost the request: no success
@@ -129,8 +130,3 @@ def _bytes(entry: dict[str, Any]) -> bytes:
     """The exact bytes where the server gives them: the text of a token that is part of a character says nothing."""
     given = entry.get("bytes")
     return bytes(given) if isinstance(given, list) else str(entry["token"]).encode()
-
-
-def _count(usage: Mapping[str, Any], key: str) -> int:
-    value = usage.get(key)
-    return value if isinstance(value, int) else 0

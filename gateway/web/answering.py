@@ -92,7 +92,7 @@ class Answering:
             raise RuntimeError("a run ended without saying so")
         return [end for end in ends if end is not None]
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         usages = [end.usage for end in self.finished()]
         self.record.usage = sum(usages, Usage())
         return usage_value(usages)

@@ -190,11 +190,17 @@ def _calls_value(calls: Sequence[ToolCall], legacy: bool) -> dict[str, Any]:
     return {"tool_calls": [{"id": call.id, "type": "function", "function": value} for call, value in made]}
 
 
-def usage_value(usages: Iterable[Usage]) -> dict[str, int]:
-    """What was really spent: all stages, members and choices added up, each in its own model's tokens."""
+def usage_value(usages: Iterable[Usage]) -> dict[str, Any]:
+    """What was really spent: all stages, members and choices added up, each in its own model's tokens. Details only where a server told
+    some."""
     total = sum(usages, Usage())
-    return {
+    value: dict[str, Any] = {
         "prompt_tokens": total.prompt_tokens,
         "completion_tokens": total.completion_tokens,
         "total_tokens": total.prompt_tokens + total.completion_tokens,
     }
+    if total.cached_tokens is not None:
+        value["prompt_tokens_details"] = {"cached_tokens": total.cached_tokens}
+    if total.reasoning_tokens is not None:
+        value["completion_tokens_details"] = {"reasoning_tokens": total.reasoning_tokens}
+    return value

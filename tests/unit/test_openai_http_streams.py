@@ -23,7 +23,10 @@ from backends.types import Message, Sampling, TextDelta, TextEnd, TextEvent, Tex
 async def test_text_reasoning_usage_and_end() -> None:
     thought = b'data: {"choices":[{"index":0,"delta":{"reasoning_content":"hm"}}]}\n\n'
     other = b'data: {"choices":[{"index":0,"delta":{"reasoning":"ah"}}]}\n\n'
-    usage = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}\n\n'
+    usage = (
+        b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,'
+        b'"prompt_tokens_details":{"cached_tokens":1},"completion_tokens_details":{"reasoning_tokens":0}}}\n\n'
+    )
     parts = [
         chunk(),
         b": keep-alive\n\n",
@@ -41,7 +44,7 @@ async def test_text_reasoning_usage_and_end() -> None:
             TextDelta("", "ah"),
             TextDelta("你"),
             TextDelta("好"),
-            TextEnd("length", Usage(3, 2)),
+            TextEnd("length", Usage(3, 2, 1, 0)),
         ]
 
 

@@ -148,7 +148,7 @@ def test_usage(where: str, wanted: UsageWanted) -> None:
     given = through(r, *parts, DONE)
     expected = [ROLE, chunk({"content": "a"}), chunk({"content": "b"}), STOP]
     assert given == renamed(*expected, *([SPENT] if wanted == "once" else []), DONE)
-    assert r.spent == Usage(3, 2)
+    assert r.spent == Usage(3, 2, 1)
 
 
 def test_usage_in_every_chunk_on_request() -> None:

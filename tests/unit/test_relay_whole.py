@@ -31,7 +31,7 @@ def test_a_whole_answer() -> None:
         data = json.dumps(ANSWER, separators=separators).encode()
         given, usage = whole_answer("m", "mine", data)
         assert given == data.replace(b'"up"', b'"mine"')
-        assert usage == Usage(3, 2)
+        assert usage == Usage(3, 2, 1)
     assert whole_answer("m", "up", data)[0] is data
 
 

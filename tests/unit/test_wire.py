@@ -136,6 +136,14 @@ def test_usage_adds_up() -> None:
     }
 
 
+def test_details_of_usage_add_up_where_they_are_told() -> None:
+    """drop-in 34: a stage of which nothing is said counts as nothing, and nobody's word is no detail at all."""
+    told = usage_value([Usage(5, 4, 3), Usage(3, 4), Usage(1, 1, 0, 2)])
+    assert told["prompt_tokens_details"] == {"cached_tokens": 3}
+    assert told["completion_tokens_details"] == {"reasoning_tokens": 2}
+    assert told["total_tokens"] == 18
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),

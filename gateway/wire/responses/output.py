@@ -150,12 +150,13 @@ def response_value(
 
 
 def closing_event(
-    response: Mapping[str, Any], finish_reason: str, usage: Mapping[str, int], extension: Mapping[str, Any], now: int
+    response: Mapping[str, Any], finish_reason: str, usage: Mapping[str, Any], extension: Mapping[str, Any], now: int
 ) -> Event:
     """The last event of an answer that is there, with the whole response. response: from `response_value`. usage: as chat tells it.
     now: Unix time, seconds."""
     why = _INCOMPLETE.get(finish_reason)
     status = "completed" if why is None else "incomplete"
+    read, written = usage.get("prompt_tokens_details", {}), usage.get("completion_tokens_details", {})
     whole = {
         **response,
         "status": status,
@@ -163,9 +164,9 @@ def closing_event(
         "incomplete_details": None if why is None else {"reason": why},
         "usage": {
             "input_tokens": usage["prompt_tokens"],
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "input_tokens_details": {"cached_tokens": read.get("cached_tokens", 0), "cache_write_tokens": 0},
             "output_tokens": usage["completion_tokens"],
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": written.get("reasoning_tokens", 0)},
             "total_tokens": usage["total_tokens"],
         },
         "modelnet": extension,
