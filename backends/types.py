@@ -125,15 +125,18 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """More text, or more of a tool call. `reasoning` is text that the server itself marked as reasoning; never all empty.
+    """More text, or more of a tool call. `reasoning` is text that the server itself marked as reasoning, `refusal` one that it gives in
+    place of an answer; never all empty.
 
-    tokens: where log-probabilities were asked for, those that make up `text`.
+    tokens: where log-probabilities were asked for, those that make up `text`; refusal_tokens: `refusal`.
     """
 
     text: str
     reasoning: str = ""
     tokens: tuple[TokenLogprob, ...] = ()
     tool_calls: tuple[ToolCallDelta, ...] = ()
+    refusal: str = ""
+    refusal_tokens: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from backends.types import Message, TextDelta, TextRequest, TokenLogprob, ToolCa
 _OURS = frozenset({"model", "messages", "stream", "n"})
 """Fields of a request that nobody but us sets: one choice is what a text stream can carry."""
 
+_NOTHING = TextDelta("")
+
 
 def messages(turns: Sequence[Message]) -> list[dict[str, Any]]:
     """As the API wants them: what the client sent beside role and text is laid over."""
@@ -95,16 +97,22 @@ class ChatReader:
         if choice is None:
             return None
         delta = choice.get("delta") or {}
-        text = _text(delta, "content") or _text(delta, "refusal")
         reasoning = _text(delta, "reasoning_content") or _text(delta, "reasoning")
-        told = choice.get("logprobs")
-        tokens = tuple(_token(entry) for entry in told.get("content") or ()) if told else ()
+        told = choice.get("logprobs") or {}
         calls: tuple[ToolCallDelta, ...] = ()
         if "tool_calls" in delta or "function_call" in delta:
             calls = self._calls.read(delta)
         if (reason := choice.get("finish_reason")) is not None:
             self._finish(str(reason), chunk)
-        return TextDelta(text, reasoning, tokens, calls) if text or reasoning or tokens or calls else None
+        said = TextDelta(
+            _text(delta, "content"),
+            reasoning,
+            _tokens(told.get("content")),
+            calls,
+            _text(delta, "refusal"),
+            _tokens(told.get("refusal")),
+        )
+        return None if said == _NOTHING else said
 
     def _read_usage(self, chunk: dict[str, Any]) -> None:
         if isinstance(usage := chunk.get("usage"), dict):
@@ -119,6 +127,10 @@ class ChatReader:
 def _text(delta: dict[str, Any], key: str) -> str:
     value = delta.get(key)
     return value if isinstance(value, str) else ""
+
+
+def _tokens(told: Sequence[dict[str, Any]] | None) -> tuple[TokenLogprob, ...]:
+    return tuple(_token(entry) for entry in told or ())
 
 
 def _token(entry: dict[str, Any]) -> TokenLogprob:

@@ -70,7 +70,7 @@ class _Reading:
             self.extension = extension
         for choice in chunk.get("choices", ()):
             delta = choice.get("delta") or {}
-            if text := delta.get("content"):
+            if text := delta.get("content") or delta.get("refusal"):
                 self.first = time.perf_counter() - self.began if self.first is None else self.first
                 self.content.append(text)
             elif text := delta.get("reasoning_content"):

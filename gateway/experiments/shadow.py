@@ -140,7 +140,7 @@ class Shadows:
                     if isinstance(event, Delta) and event.stage == last:
                         if row.first_token is None:
                             row.first_token = time.perf_counter() - began
-                        parts.append(event.text)
+                        parts.append(event.text + event.refusal)
         finally:
             watch.close()
         return "".join(parts)

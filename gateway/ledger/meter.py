@@ -72,7 +72,7 @@ class RunMeter:
         if isinstance(event, Delta):
             self._open[event.stage] = self._open.get(event.stage, 0) + 1
             if self._keep and event.stage == len(self._plan.stages) - 1:
-                self.parts.append(event.text)
+                self.parts.append(event.text + event.refusal)
         elif isinstance(event, StageStarted):
             self._open.setdefault(event.stage, 0)
         elif isinstance(event, StageRestarted):

@@ -197,7 +197,8 @@ class Stream(EventStream, Answering):
         self.record.wrote()
         if piece.text or piece.tokens:
             told = None if self.logprobs is None else self.logprobs.values(piece.tokens)
-            data += self._writer.content(choice, piece.text, told)
+            write = self._writer.refusal if piece.refusal else self._writer.content
+            data += write(choice, piece.text, told)
         if piece.tool_calls:
             data += self._writer.tool_calls(choice, piece.tool_calls, self.request.legacy)
         return data

@@ -130,7 +130,9 @@ def _told(sink: Answering, output: Output, piece: Piece) -> list[dict[str, Any]]
         return output.reasoning(piece.text)
     sink.record.wrote()
     events: list[dict[str, Any]] = []
-    if piece.text or piece.tokens:
+    if piece.refusal:
+        events += output.refusal(piece.text) if piece.text else []
+    elif piece.text or piece.tokens:
         logprobs = () if sink.logprobs is None else sink.logprobs.values(piece.tokens)
         events += output.text(piece.text, logprobs)
     try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backends.types import TokenLogprob, ToolCallDelta, Usage
-from gateway.wire.logprobs import Logprobs
+from gateway.wire.logprobs import Logprobs, logprobs_value
 from strategies.engine.events import Delta, Event, Finished, MemberDropped, Recorded, StageFinished
 from strategies.planning.plan import Plan
 
@@ -24,7 +24,7 @@ STAGE_BREAK = "\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """More of a choice: of the answer, or (reasoning) of what led to it. `stage`: who wrote it.
+    """More of a choice: of the answer, (refusal) of what is said in its place, or (reasoning) of what led to it. `stage`: who wrote it.
 
     tokens, tool_calls: as in `Delta`, of the answer only.
     """
@@ -34,6 +34,7 @@ class Piece:
     reasoning: bool = False
     tokens: tuple[TokenLogprob, ...] = ()
     tool_calls: tuple[ToolCallDelta, ...] = ()
+    refusal: bool = False
 
 
 @dataclass(slots=True)
@@ -83,6 +84,9 @@ class Choice:
         if delta.text or delta.tokens or calls:
             self._answering = True
             pieces.append(Piece(delta.text, delta.stage, tokens=delta.tokens, tool_calls=calls))
+        if delta.refusal or delta.refusal_tokens:
+            self._answering = True
+            pieces.append(Piece(delta.refusal, delta.stage, tokens=delta.refusal_tokens, refusal=True))
         return pieces
 
     def _intermediate(self, delta: Delta) -> list[Piece]:
@@ -120,30 +124,35 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished choice. logprobs: None where none were asked for."""
+    """A finished choice. logprobs, refusal_logprobs: of the tokens of `text` and of `refusal`; None where none were asked for."""
 
     text: str
     reasoning: str
     finish_reason: str
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: Sequence[Mapping[str, Any]] | None = None
+    refusal: str = ""
+    refusal_logprobs: Sequence[Mapping[str, Any]] | None = None
 
 
 def answer(pieces: Iterable[Piece], finish_reason: str, logprobs: Logprobs | None) -> Answer:
     """The pieces of a choice, joined."""
     text: list[str] = []
     reasoning: list[str] = []
+    refusal: list[str] = []
     told: list[dict[str, Any]] = []
+    refused: list[dict[str, Any]] = []
     calls: dict[int, tuple[str, str, list[str]]] = {}
     for piece in pieces:
-        (reasoning if piece.reasoning else text).append(piece.text)
+        (reasoning if piece.reasoning else refusal if piece.refusal else text).append(piece.text)
         if logprobs is not None:
-            told.extend(logprobs.values(piece.tokens))
+            (refused if piece.refusal else told).extend(logprobs.values(piece.tokens))
         for call in piece.tool_calls:
             _, _, arguments = calls.setdefault(call.index, (call.id or "", call.name or "", []))
             arguments.append(call.arguments)
     made = tuple(ToolCall(id, name, "".join(arguments)) for _, (id, name, arguments) in sorted(calls.items()))
-    return Answer("".join(text), "".join(reasoning), finish_reason, made, None if logprobs is None else told)
+    tokens = (None, None) if logprobs is None else (told, refused)
+    return Answer("".join(text), "".join(reasoning), finish_reason, made, tokens[0], "".join(refusal), tokens[1])
 
 
 def completion(
@@ -172,13 +181,14 @@ def completion(
 
 def _choice(index: int, answer: Answer, legacy: bool) -> dict[str, Any]:
     calls = answer.tool_calls
-    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
-    if calls:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": answer.refusal or None}
+    if calls or answer.refusal:
         message["content"] = answer.text or None
+    if calls:
         message |= _calls_value(calls, legacy)
     if answer.reasoning:
         message["reasoning_content"] = message["reasoning"] = answer.reasoning
-    logprobs = None if answer.logprobs is None else {"content": answer.logprobs, "refusal": None}
+    logprobs = None if answer.logprobs is None else logprobs_value(answer.logprobs, answer.refusal_logprobs)
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish_reason}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,11 @@ class Logprobs:
             }
             for token in tokens
         ]
+
+
+def logprobs_value(content: Sequence[Any], refusal: Sequence[Any] | None = None) -> dict[str, Any]:
+    """What stands under `logprobs` of a choice. content, refusal: entries for their tokens."""
+    return {"content": None if refusal and not content else content, "refusal": refusal or None}
 
 
 def _value(text: bytes, logprob: float) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def _message(item: Any, name: str, index: int) -> tuple[Message, bool]:
     extra = {key: value for key, value in item.items() if key not in ("role", "content") and value is not None}
     if role == "assistant":
         _calls(extra, name, index)
+        if content is None and isinstance(extra.get("refusal"), str):
+            content = extra.pop("refusal")  # what it said then; models know no other place for it
     elif role == "function" and index:
         # In the older form a result follows its call at once.
         role, extra = "tool", {**extra, "tool_call_id": _legacy_id(index - 1)}

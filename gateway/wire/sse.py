@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from backends.types import ToolCallDelta
+from gateway.wire.logprobs import logprobs_value
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -56,9 +57,17 @@ class ChunkWriter:
     def content(self, choice: int, text: str, logprobs: Sequence[Mapping[str, Any]] | None = None) -> bytes:
         """More of the answer. logprobs: of its tokens, where they were asked for."""
         delta = b'{"content":' + orjson.dumps(text) + b"}"
+        return self._told(choice, delta, None if logprobs is None else logprobs_value(logprobs))
+
+    def refusal(self, choice: int, text: str, logprobs: Sequence[Mapping[str, Any]] | None = None) -> bytes:
+        """More of what is said in place of an answer."""
+        delta = b'{"refusal":' + orjson.dumps(text) + b"}"
+        return self._told(choice, delta, None if logprobs is None else logprobs_value((), logprobs))
+
+    def _told(self, choice: int, delta: bytes, logprobs: Mapping[str, Any] | None) -> bytes:
         if logprobs is None:
             return self._delta(choice, delta)
-        told = orjson.dumps({"content": logprobs, "refusal": None})
+        told = orjson.dumps(logprobs)
         return b"".join((self._head, b"%d" % choice, b',"delta":', delta, b',"logprobs":', told, self._end, b"}\n\n"))
 
     def tool_calls(self, choice: int, calls: Iterable[ToolCallDelta], legacy: bool = False) -> bytes:

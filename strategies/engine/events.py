@@ -123,9 +123,10 @@ class StageRestarted:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """More of a stage's text or tool calls. `reasoning`: text that the model's server itself marked as reasoning.
+    """More of a stage's text or tool calls. `reasoning`: text that the model's server itself marked as reasoning; `refusal`: one that it
+    gives in place of an answer (of the last stage only; an earlier one's is its text).
 
-    tokens: where log-probabilities were asked for, those that make up `text`.
+    tokens: where log-probabilities were asked for, those that make up `text`; refusal_tokens: `refusal`.
     """
 
     stage: int
@@ -133,6 +134,8 @@ class Delta:
     reasoning: str = ""
     tokens: tuple[TokenLogprob, ...] = ()
     tool_calls: tuple[ToolCallDelta, ...] = ()
+    refusal: str = ""
+    refusal_tokens: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

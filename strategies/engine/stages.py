@@ -78,9 +78,16 @@ async def run_text(stage: TextStage, job: Job) -> tuple[str, StageReport]:
         async for event in events:
             if isinstance(event, TextDelta):
                 clock.wrote()
-                written.append(event.text)
-                await job.emit(Delta(job.index, event.text, event.reasoning, event.tokens, event.tool_calls))
+                written.append(event.text + event.refusal)
+                await job.emit(_delta(job, event))
             else:
                 reason, usage = event.finish_reason, event.usage
     report = BranchReport(stage.branch.model, stage.branch.role, usage)
     return "".join(written), StageReport(job.index, (report,), clock.seconds(), clock.first, reason)
+
+
+def _delta(job: Job, said: TextDelta) -> Delta:
+    """The next stage reads a refusal as it reads any text."""
+    if not job.last and said.refusal:
+        return Delta(job.index, said.text + said.refusal, said.reasoning, said.tokens, said.tool_calls)
+    return Delta(job.index, said.text, said.reasoning, said.tokens, said.tool_calls, said.refusal, said.refusal_tokens)

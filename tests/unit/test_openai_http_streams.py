@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 
 import anyio
@@ -14,7 +15,7 @@ from backends import errors
 from backends.fake import FakeBackend
 from backends.fake.server import FakeServer
 from backends.openai_http import OpenAIHTTPBackend, OpenAIHTTPSettings
-from backends.types import Message, Sampling, TextDelta, TextEnd, TextEvent, TextRequest, Usage
+from backends.types import Message, Sampling, TextDelta, TextEnd, TextEvent, TextRequest, TokenLogprob, Usage
 
 # Reading a stream
 
@@ -46,6 +47,20 @@ async def test_text_reasoning_usage_and_end() -> None:
             TextDelta("好"),
             TextEnd("length", Usage(3, 2, 1, 0)),
         ]
+
+
+@pytest.mark.anyio
+async def test_a_refusal_is_told_from_text() -> None:
+    entry = {"token": "No", "logprob": -0.5}
+    choice = {
+        "index": 0,
+        "delta": {"content": None, "refusal": "No"},
+        "logprobs": {"content": None, "refusal": [entry]},
+    }
+    said = b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+    async with server(writes(chunk(), said, chunk(finish="stop"), DONE)) as backend:
+        refusal = TextDelta("", refusal="No", refusal_tokens=(TokenLogprob(b"No", -0.5),))
+        assert await read(backend) == [refusal, TextEnd("stop", Usage())]
 
 
 @pytest.mark.anyio

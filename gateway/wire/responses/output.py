@@ -1,11 +1,12 @@
 """Pieces of an answer → output items, and the events that tell of them.
 
 The order of events is the contract with clients: an item is announced before its parts, a part before its text, and each is told
-to be done before the next item begins. Clients keep one item open at a time, and drop what was never announced.
+to be done before the next one begins. Clients keep one item open at a time, and drop what was never announced.
 
     response.created, response.in_progress
     per item   response.output_item.added
         text       content_part.added, output_text.delta…, output_text.done, content_part.done
+        refusal    content_part.added, refusal.delta…, refusal.done, content_part.done
         reasoning  content_part.added, reasoning_text.delta…, reasoning_text.done, content_part.done
         call       function_call_arguments.delta…, function_call_arguments.done
                response.output_item.done
@@ -27,6 +28,8 @@ Event = dict[str, Any]
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Finish reasons after which a response is incomplete, and why it then is."""
+_FIELDS = {"output_text": "text", "reasoning_text": "text", "refusal": "refusal"}
+"""Type of a part → where its text stands."""
 
 
 class TornCall(Exception):
@@ -38,9 +41,10 @@ class Output:
     """The items of one answer. Each method returns the events it caused."""
 
     items: list[dict[str, Any]] = field(default_factory=list)
-    _texts: list[str] = field(default_factory=list)  # of the open item
+    _texts: list[str] = field(default_factory=list)  # of the open part, or call
     _logprobs: list[Any] = field(default_factory=list)
     _open: bool = False
+    _part: str = ""  # type of the open part
     _call: int = -1  # index of the open or last tool call
 
     def text(self, text: str, logprobs: Sequence[Mapping[str, Any]] = ()) -> list[Event]:
@@ -50,6 +54,12 @@ class Output:
         self._logprobs += logprobs
         short = [_short(token) for token in logprobs]
         return [*events, self._of_part("response.output_text.delta", delta=text, logprobs=short)]
+
+    def refusal(self, text: str) -> list[Event]:
+        """More of what is said in place of an answer: a part of the same message."""
+        events = self._begin("message", "refusal", "msg")
+        self._texts.append(text)
+        return [*events, self._of_part("response.refusal.delta", delta=text)]
 
     def reasoning(self, text: str) -> list[Event]:
         """More of what led to the answer."""
@@ -81,39 +91,44 @@ class Output:
         """End the open item, if there is one."""
         if not self._open:
             return []
-        item, text = self.items[-1], "".join(self._texts)
-        events: list[Event]
+        item = self.items[-1]
         if item["type"] == "function_call":
-            item["arguments"] = text
-            done = self._of_item("response.function_call_arguments.done", name=item["name"], arguments=text)
-            events = [done]
-        elif item["type"] == "message":
-            part = {"type": "output_text", "text": text, "annotations": [], "logprobs": self._logprobs}
-            item["content"] = [part]
-            short = [_short(token) for token in self._logprobs]
-            done = self._of_part("response.output_text.done", text=text, logprobs=short)
-            events = [done, self._of_part("response.content_part.done", part=part)]
+            item["arguments"] = text = "".join(self._texts)
+            self._texts = []
+            events = [self._of_item("response.function_call_arguments.done", name=item["name"], arguments=text)]
         else:
-            part = {"type": "reasoning_text", "text": text}
-            item["content"] = [part]
-            done = self._of_part("response.reasoning_text.done", text=text)
-            events = [done, self._of_part("response.content_part.done", part=part)]
+            events = self._close_part()
         item["status"] = status
         self._open = False
-        self._texts, self._logprobs = [], []
         return [*events, self._at("response.output_item.done", item=dict(item))]
+
+    def _close_part(self) -> list[Event]:
+        kind, text = self._part, "".join(self._texts)
+        said: dict[str, Any] = {_FIELDS[kind]: text}
+        part = {"type": kind, **said}
+        if kind == "output_text":
+            part |= {"annotations": [], "logprobs": self._logprobs}
+            said["logprobs"] = [_short(token) for token in self._logprobs]
+        done = self._of_part(f"response.{kind}.done", **said)
+        events = [done, self._of_part("response.content_part.done", part=part)]
+        item = self.items[-1]
+        item["content"] = [*item["content"], part]  # a new list: events that were made hold the one before
+        self._texts, self._logprobs = [], []
+        return events
 
     def _begin(self, kind: str, part: str, prefix: str) -> list[Event]:
         if self._open and self.items[-1]["type"] == kind:
-            return []
-        closed = self.close()
-        empty: dict[str, Any] = {"type": part, "text": ""}
-        if kind == "message":
-            added = self._added({"id": _id(prefix), "type": kind, "role": "assistant", "content": []})
-            empty |= {"annotations": [], "logprobs": []}
+            if self._part == part:
+                return []
+            events = self._close_part()
         else:
-            added = self._added({"id": _id(prefix), "type": kind, "summary": [], "content": []})
-        return [*closed, added, self._of_part("response.content_part.added", part=empty)]
+            more: dict[str, Any] = {"role": "assistant"} if kind == "message" else {"summary": []}
+            events = [*self.close(), self._added({"id": _id(prefix), "type": kind, **more, "content": []})]
+        self._part = part
+        empty: dict[str, Any] = {"type": part, _FIELDS[part]: ""}
+        if part == "output_text":
+            empty |= {"annotations": [], "logprobs": []}
+        return [*events, self._of_part("response.content_part.added", part=empty)]
 
     def _added(self, item: dict[str, Any]) -> Event:
         item["status"] = "in_progress"
@@ -128,7 +143,7 @@ class Output:
         return {"type": kind, "item_id": self.items[-1]["id"], "output_index": len(self.items) - 1, **more}
 
     def _of_part(self, kind: str, **more: Any) -> Event:
-        return self._of_item(kind, content_index=0, **more)
+        return self._of_item(kind, content_index=len(self.items[-1]["content"]), **more)
 
 
 def response_value(
