@@ -196,7 +196,7 @@ class Stream(EventStream, Answering):
             return data + self._writer.reasoning(choice, piece.text, piece.stage)
         self.record.wrote()
         if piece.text or piece.tokens:
-            told = None if self.logprobs is None else self.logprobs.values(piece.tokens)
+            told = self.logprobs.values(piece.tokens) if self.logprobs is not None and piece.tokens else None
             write = self._writer.refusal if piece.refusal else self._writer.content
             data += write(choice, piece.text, told)
         if piece.tool_calls:

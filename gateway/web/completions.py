@@ -192,7 +192,7 @@ class CompletionWhole(Whole):
             text = "".join(piece.text for piece in said)
             teller = _Teller(self)
             told = [value for piece in said if (value := teller.tell(piece)) is not None]
-            logprobs = None if self.logprobs is None else joined(told)
+            logprobs = joined(told) if told or (self.logprobs is not None and not text) else None
             choices.append(text_choice(index, text, logprobs, self.finish_reason(end)))
         body = completion_value(
             id=self.identity.id,
@@ -251,10 +251,12 @@ class _Teller:
         self._first = sink.request.echo
 
     def tell(self, piece: Piece) -> Any:
-        """None where none are asked for."""
+        """None where none are asked for, or none are told of this text."""
         if self._legacy is None:
             return None
         first, self._first = self._first, False
+        if piece.text and not piece.tokens:
+            return None
         return self._legacy.values(piece.tokens, first_unknown=first)
 
 

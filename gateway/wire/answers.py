@@ -124,7 +124,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished choice. logprobs, refusal_logprobs: of the tokens of `text` and of `refusal`; None where none were asked for."""
+    """A finished choice. logprobs, refusal_logprobs: of the tokens of `text` and of `refusal`; None where none were asked for or told."""
 
     text: str
     reasoning: str
@@ -151,7 +151,9 @@ def answer(pieces: Iterable[Piece], finish_reason: str, logprobs: Logprobs | Non
             _, _, arguments = calls.setdefault(call.index, (call.id or "", call.name or "", []))
             arguments.append(call.arguments)
     made = tuple(ToolCall(id, name, "".join(arguments)) for _, (id, name, arguments) in sorted(calls.items()))
-    tokens = (None, None) if logprobs is None else (told, refused)
+    # Text without tokens: its server told none. An empty list would say that there are none.
+    known = logprobs is not None and (told or refused or not (any(text) or any(refusal)))
+    tokens = (told, refused) if known else (None, None)
     return Answer("".join(text), "".join(reasoning), finish_reason, made, tokens[0], "".join(refusal), tokens[1])
 
 

@@ -85,6 +85,34 @@ async def test_log_probabilities_of_a_refusal() -> None:
         assert [chunk["choices"][0]["logprobs"] for chunk in chunks] == [None, expected, None]
 
 
+# Log-probabilities
+
+
+@pytest.mark.parametrize("wiring", ["a", "b>a"])
+async def test_log_probabilities_that_a_server_does_not_tell(wiring: str) -> None:
+    """drop-in 17: null, in every API that knows it; an empty list would say that the text has no tokens."""
+    a = Scripted("a", [TextDelta("A long "), TextDelta("text."), TextEnd("stop", Usage(5, 2))])
+    async with edge(a, fake("b"), servers=("a",)) as e:
+        (choice,) = (await e.chat(wiring, logprobs=True)).json()["choices"]
+        assert choice["logprobs"] is None
+        assert choice["message"]["content"] == "A long text."
+        chunks = (await e.chat(wiring, logprobs=True, stream=True)).chunks()
+        assert [chunk["choices"][0]["logprobs"] for chunk in chunks] == [None] * 4
+        body = {"model": wiring, "prompt": "Why?", "logprobs": 1, "modelnet": {}}
+        assert (await e.call("POST", "/v1/completions", body)).json()["choices"][0]["logprobs"] is None
+        chunks = (await e.call("POST", "/v1/completions", {**body, "stream": True})).chunks()
+        assert [chunk["choices"][0]["logprobs"] for chunk in chunks] == [None] * 3
+        part = (await ask(e, wiring, top_logprobs=1)).json()["output"][0]["content"][0]
+        assert (part["text"], part["logprobs"]) == ("A long text.", [])  # this API has no null there
+
+
+async def test_log_probabilities_of_no_text() -> None:
+    """drop-in 17: there are none, and that is known."""
+    async with edge(Scripted("a", [TextEnd("stop", Usage(5, 0))]), servers=("a",)) as e:
+        (choice,) = (await e.chat(logprobs=True)).json()["choices"]
+        assert choice["logprobs"] == {"content": [], "refusal": None}
+
+
 # Usage
 
 
