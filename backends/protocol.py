@@ -131,7 +131,7 @@ class Forwarded(Protocol):
 
     @property
     def usage(self) -> Usage | None:
-        """What the server said was spent, as far as it did by now."""
+        """What was spent by now: as the server says or, where it has said nothing, estimated from what came. None: nothing came."""
         ...
 
     @property

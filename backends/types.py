@@ -79,13 +79,14 @@ class Usage:
     """Tokens read and written by one model, in that model's own tokens.
 
     cached_tokens: of those read, how many came from a cache. reasoning_tokens: of those written, how many were reasoning. None: nobody
-    says; a sum is of those that do.
+    says; a sum is of those that do. estimated: its server told nothing (of a sum: of a part of it), see `backends.estimate`.
     """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    estimated: bool = False
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -93,6 +94,7 @@ class Usage:
             self.completion_tokens + other.completion_tokens,
             _told(self.cached_tokens, other.cached_tokens),
             _told(self.reasoning_tokens, other.reasoning_tokens),
+            self.estimated or other.estimated,
         )
 
 

@@ -31,7 +31,7 @@ from backends.types import ForwardRequest, Message, TextEnd, TextEvent, TextRequ
 class OpenAIHTTPBackend:
     """A `TokenBackend` over HTTP. Whether it really opens sessions, `why_not_fused` says.
 
-    `TextEnd.usage` holds zeros where the server reports none: tokens are not guessed from the number of chunks.
+    `TextEnd.usage` holds zeros where the server reports none: what is made of that is its reader's to say.
     vocabulary: the model's, where the caller has it already; otherwise it is read from `settings.vocabulary`.
     """
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 import orjson
 
 from backends.errors import BackendUnavailable, CapabilityMissing, RequestRejected
+from backends.estimate import body_tokens
 from backends.openai_http.failures import is_missing_route
 from backends.openai_http.http import Body, Upstream
 from backends.openai_http.relay import Relay, UsageWanted, whole_answer
@@ -78,7 +79,8 @@ class Forwarding:
             raise
         if request.stream:
             choices = (request.fields.get("n") or 1) * request.prompts
-            self._relay = Relay(self._model, request.shown, choices, usage_wanted(request.fields))
+            wanted = usage_wanted(request.fields)
+            self._relay = Relay(self._model, request.shown, choices, wanted, body_tokens(len(request.body)))
         return self
 
     async def __aexit__(
@@ -91,7 +93,7 @@ class Forwarding:
 
     @property
     def usage(self) -> Usage | None:
-        return self._usage if self._relay is None else self._relay.spent
+        return self._usage if self._relay is None else self._relay.usage
 
     @property
     def wrote(self) -> bool:
@@ -119,7 +121,8 @@ class Forwarding:
     async def _whole(self, answer: Body) -> bytes:
         if self._ended:
             return b""
-        data, self._usage = whole_answer(self._model, self._request.shown, await answer.whole())
+        prompt = body_tokens(len(self._request.body))
+        data, self._usage = whole_answer(self._model, self._request.shown, await answer.whole(), prompt)
         self._ended = True
         return data
 

@@ -3,7 +3,8 @@
 What is changed, and nothing else:
     - `model` is the name that the client asked for; one id, created and object over a whole stream
     - the first delta of every choice is the role and an empty content, no later one has a role; nothing of a choice follows its finish
-    - usage only where it was asked for, once, in a chunk of its own before [DONE]; no other chunk without choices
+    - usage only where it was asked for, once, in a chunk of its own before [DONE], estimated where the server tells none; no other chunk
+      without choices
     - [DONE] exactly once, and only if the answer is whole; an error of the server's is raised, not passed on
     - lines of the event stream that are no data are dropped, comments excepted
 
@@ -23,8 +24,9 @@ from typing import Any, Literal
 import orjson
 
 from backends.errors import BackendError, BackendUnavailable
+from backends.estimate import ESTIMATED, Tally
 from backends.openai_http.failures import from_event, not_protocol
-from backends.openai_http.spent import read_usage
+from backends.openai_http.spent import read_usage, texts_of, usage_value
 from backends.openai_http.splice import with_model
 from backends.types import Usage
 
@@ -42,21 +44,23 @@ class Relay:
     """The stream of one answer. `feed` it, until `over`; `finish` it where the server ends it without [DONE].
 
     model: for errors, the catalogue name. shown: the client's name for it. choices: how many were asked for. usage: what the client
-    wants of it; "always" is in every chunk, as vLLM's `continuous_usage_stats`. spent: the usage that the server told, None if nothing
-    yet. wrote: text of the answer (or a tool call) has come. failure: what is wrong with what came after the bytes given last;
-    raise it then.
+    wants of it; "always" is in every chunk, as vLLM's `continuous_usage_stats`. prompt: its tokens, estimated. spent: the usage that the
+    server told, None if nothing yet. wrote: text of the answer (or a tool call) has come. failure: what is wrong with what came after
+    the bytes given last; raise it then.
     """
 
     __slots__ = (
-        "_choices", "_cr", "_finished", "_form", "_introduced", "_lessons", "_model", "_parts", "_same", "_shown", "_size", "_usage",
-        "_usage_held", "failure", "over", "spent", "wrote",
+        "_choices", "_cr", "_finished", "_form", "_introduced", "_lessons", "_model", "_parts", "_prompt", "_same", "_shown", "_size",
+        "_tally", "_usage", "_usage_held", "failure", "over", "spent", "wrote",
     )  # fmt: skip
 
-    def __init__(self, model: str, shown: str, choices: int, usage: UsageWanted) -> None:
+    def __init__(self, model: str, shown: str, choices: int, usage: UsageWanted, prompt: int = 0) -> None:
         self._model = model
         self._shown = shown
         self._choices = choices
         self._usage = usage
+        self._prompt = prompt
+        self._tally = Tally()
         self._usage_held: dict[str, Any] | None = None  # the chunk that tells it, before [DONE]
         self._same: dict[str, Any] = {}  # in all chunks, taken from the first
         self._introduced: set[int] = set()
@@ -74,8 +78,13 @@ class Relay:
     def feed(self, data: bytes) -> bytes:
         """What the client gets of these bytes: whole events, or nothing yet."""
         form = self._form
-        if form is not None and not self._parts and not self._cr and form.run(data, 0) == len(data):
-            return form.written(data)
+        if form is not None and not self._parts and not self._cr:
+            end, pieces = form.run(data, 0)
+            if end == len(data):
+                tally = self._tally
+                tally.pieces += pieces
+                tally.size += end - pieces * form.size
+                return form.written(data)
         return self._events(self._whole(data))
 
     def finish(self) -> bytes:
@@ -93,6 +102,13 @@ class Relay:
             self.failure = BackendUnavailable(self._model, message)
             return given
         return given + self._done()
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the answer took by now; an estimate where the server has not told it. None: nothing came."""
+        if self.spent is None and (self._tally.pieces or self.over):
+            return self._tally.usage(self._prompt)
+        return self.spent
 
     def _settled(self) -> bool:
         return self.over or self.failure is not None
@@ -134,10 +150,14 @@ class Relay:
         at = 0
         while at < len(whole) and not self._settled():
             form = self._form
-            if form is not None and (end := form.run(whole, at)) > at:
-                given.append(form.written(whole[at:end]))
-                at = end
-                continue
+            if form is not None:
+                end, pieces = form.run(whole, at)
+                if pieces:
+                    given.append(form.written(whole[at:end]))
+                    self._tally.pieces += pieces
+                    self._tally.size += end - at - pieces * form.size
+                    at = end
+                    continue
             end = whole.index(b"\n\n", at)
             event = whole[at:end].strip(b"\n")
             at = end + 2
@@ -176,10 +196,10 @@ class Relay:
 
     def _done(self) -> bytes:
         self.over = True
-        usage = b""
-        if self._usage_held is not None:
-            usage = _event(self._usage_held)
-        return usage + b"data: [DONE]\n\n"
+        told = self._usage_held
+        if told is None and self._usage != "no" and self._same and self.usage is not None:
+            told = {**self._same, "choices": [], "usage": usage_value(self.usage), "modelnet": ESTIMATED}
+        return (b"" if told is None else _event(told)) + b"data: [DONE]\n\n"
 
     # Chunks
 
@@ -210,14 +230,17 @@ class Relay:
         usage = chunk.get("usage")
         if not isinstance(usage, dict):
             return
-        self.spent = read_usage(usage)
-        if self._usage != "no":
-            self._usage_held = {**chunk, "choices": []}
+        told = read_usage(usage)
+        if told.prompt_tokens or told.completion_tokens:  # nothing at all is what some servers say that do not count
+            self.spent = told
+            if self._usage != "no":
+                self._usage_held = {**chunk, "choices": []}
         if self._usage != "always":
             del chunk["usage"]
 
     def _choice(self, index: int, choice: dict[str, Any]) -> bytes:
         """Reads and mends a choice; gives what has to come before it."""
+        self._tally.saw(*texts_of(choice))
         delta = choice.get("delta")
         before = b""
         if isinstance(delta, dict):
@@ -262,23 +285,26 @@ class Relay:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What chunks of one kind have around the one string that differs: as the server writes them, and as the client gets them."""
+    """What chunks of one kind have around the one string that differs: as the server writes them, and as the client gets them. size: bytes
+    of it in each, as the server writes them."""
 
     before: bytes
     behind: bytes
     new_before: bytes
     new_behind: bytes
+    size: int
 
-    def run(self, data: bytes, at: int) -> int:
-        """The end of the chunks of this form that follow each other from `at` on; `at` where there is none."""
+    def run(self, data: bytes, at: int) -> tuple[int, int]:
+        """The end of the chunks of this form that follow each other from `at` on (`at` where there is none), and how many they are."""
         before, behind = self.before, self.behind
-        skip, size = len(before), len(behind)
+        skip, size, found = len(before), self.size - len(before), 0
         while data.startswith(before, at):
             quote = data.find(b'"', at + skip)
             if quote < 0 or not data.startswith(behind, quote):
                 break
             at = quote + size
-        return at
+            found += 1
+        return at, found
 
     def written(self, run: bytes) -> bytes:
         """A run as the client gets it."""
@@ -313,11 +339,12 @@ def form_of(data: bytes, chunk: dict[str, Any]) -> Form | None:
         new_before, new_behind = new[: len(new) - len(behind)], behind
     else:
         new_before, new_behind = before, new[len(before) :]
-    return Form(b"data: " + before, behind + b"\n\n", b"data: " + new_before, new_behind + b"\n\n")
+    before, behind = b"data: " + before, behind + b"\n\n"
+    return Form(before, behind, b"data: " + new_before, new_behind + b"\n\n", len(before) + len(behind))
 
 
-def whole_answer(model: str, shown: str, data: bytes) -> tuple[bytes, Usage | None]:
-    """An answer that is not streamed: the same with the client's name for the model, and its usage.
+def whole_answer(model: str, shown: str, data: bytes, prompt: int = 0) -> tuple[bytes, Usage]:
+    """An answer that is not streamed: the same with the client's name for the model, and its usage. prompt: its tokens, estimated.
 
     Raises a BackendError for a failure of the server's, or what is no answer.
     """
@@ -332,8 +359,14 @@ def whole_answer(model: str, shown: str, data: bytes) -> tuple[bytes, Usage | No
     for choice in answer["choices"]:
         if isinstance(choice, dict) and choice.get("finish_reason") in _FAILED:
             raise from_event(model, {"error": {"message": f"finish_reason {choice['finish_reason']}"}})
-    usage = answer.get("usage")
-    return _renamed(answer, shown, data), read_usage(usage) if isinstance(usage, dict) else None
+    told = answer.get("usage")
+    usage = read_usage(told) if isinstance(told, dict) else Usage()
+    if not (usage.prompt_tokens or usage.completion_tokens):
+        tally = Tally()
+        for choice in answer["choices"]:
+            tally.saw(*texts_of(choice))
+        usage = tally.usage(prompt)
+    return _renamed(answer, shown, data), usage
 
 
 def _renamed(answer: dict[str, Any], shown: str, data: bytes) -> bytes:

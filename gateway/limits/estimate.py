@@ -1,23 +1,18 @@
 """What a request may spend, told before it runs: what is held of a key's limits until the real numbers are there.
 
-Every branch of every stage reads the conversation (and the answer it is handed) and may write its stage's whole budget. A prompt is
-taken as a token for every four bytes, OpenAI's rule of thumb, and a few for the template. It is an estimate: what was really spent is
-charged in the end.
+Every branch of every stage reads the conversation (and the answer it is handed) and may write its stage's whole budget. A prompt's
+tokens are estimated (`backends.estimate`): what was really spent is charged in the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from backends.types import Message
 from gateway.ledger.prices import Prices
 from gateway.limits.verdict import Ask
 from strategies.planning import Plan
 from strategies.planning.plan import branches
-
-BYTES_PER_TOKEN = 4
-TOKENS_PER_MESSAGE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +21,6 @@ class Budgets:
 
     stage: int
     answer: int
-
-
-def prompt_tokens(messages: Iterable[Message]) -> int:
-    """An estimate, at least 1."""
-    found = 0
-    for message in messages:
-        size = len(message.content.encode("utf-8", "surrogatepass"))
-        found += TOKENS_PER_MESSAGE + -(-size // BYTES_PER_TOKEN)
-    return max(1, found)
 
 
 def estimate(plan: Plan, prompt: int, budgets: Budgets, n: int, prices: Prices) -> Ask:

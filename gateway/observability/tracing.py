@@ -229,7 +229,7 @@ class _Called(Call):
 
     def ended(self, error: BaseException | None, usage: Usage | None) -> None:
         span = self._span
-        if usage is not None:
+        if usage is not None and not usage.estimated:
             span.set_attributes(_usage(usage))
         if isinstance(error, Exception):
             _failed(span, error)

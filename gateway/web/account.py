@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from backends.estimate import prompt_tokens
 from backends.types import Message, Usage
 from gateway.experiments.choose import Choice, Facts, OverrideForbidden, UnknownArm, choose, shadowed
 from gateway.experiments.shadow import Original, texts
@@ -18,7 +19,7 @@ from gateway.keys.key import Key
 from gateway.keys.patterns import matches
 from gateway.ledger.meter import Meter, RunMeter
 from gateway.ledger.row import Row, outcome
-from gateway.limits.estimate import Budgets, estimate, prompt_tokens
+from gateway.limits.estimate import Budgets, estimate
 from gateway.limits.headers import rate_headers
 from gateway.limits.limiter import Lease, LimitsUnknown, Refused
 from gateway.limits.verdict import Ask, Verdict

@@ -37,11 +37,11 @@ Why = Literal["left", "late", "ending"]
 
 
 class Exchange:
-    """One request on its way. `cancel` ends it from outside: the gateway is shutting down."""
+    """One request on its way. `cancel` ends it from outside: the gateway is shutting down. whole: the server's answer came to its end."""
 
     __slots__ = (
         "_caught", "_closed", "_deadline", "_gone", "_keep_alive", "_last_write", "_lock", "_opened", "_receive", "_record", "_seconds",
-        "_send", "_stream", "_task", "_watcher", "_why", "_wiring",
+        "_send", "_stream", "_task", "_watcher", "_why", "_wiring", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +67,7 @@ class Exchange:
         self._watcher: asyncio.Task[None] | None = None
         self._lock: asyncio.Lock | None = None  # from when on there may be a second writer
         self._deadline = self._last_write = 0.0
+        self.whole = False
         self._opened = False
         self._closed = False  # the last write is over: a client that leaves now has its answer
         self._why: Why | None = None
@@ -94,7 +95,7 @@ class Exchange:
                 try:
                     await self._pass_on(answer)
                 finally:
-                    self._record.usage = answer.usage
+                    self._record.usage, self.whole = answer.usage, answer.over
         except asyncio.CancelledError:
             if not self._was_us():
                 raise

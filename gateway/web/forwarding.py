@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import structlog
 
+from backends.estimate import body_tokens
 from backends.protocol import ForwardingBackend
 from backends.types import ForwardRequest
-from gateway.limits.estimate import BYTES_PER_TOKEN
 from gateway.observability.metrics import Metrics
 from gateway.observability.record import RequestRecord
 from gateway.runtime import Runtime
@@ -97,7 +97,7 @@ class Forwarder:
         finally:
             self._metrics.end(stream)
             self._admission.leave(exchange)
-            if record.usage is not None:
+            if record.usage is not None and (exchange.whole or not record.usage.estimated):
                 self._metrics.forwarded(target.model, record)
         return True
 
@@ -150,7 +150,7 @@ def _tokens(fields: Mapping[str, Any], size: int, target: Target, default: int) 
     """What a request may read and write, estimated from the size of its body, for its key's limits."""
     written = fields.get("max_completion_tokens") or fields.get("max_tokens") or target.max_tokens or default
     n = fields.get("n") or 1
-    return n * max(1, size // BYTES_PER_TOKEN), n * written
+    return n * body_tokens(size), n * written
 
 
 def _tells(prompts: PromptSet) -> bool:

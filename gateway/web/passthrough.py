@@ -14,8 +14,8 @@ import orjson
 
 from backends.catalog import Entry
 from backends.errors import CapabilityMissing
+from backends.estimate import body_tokens
 from backends.protocol import RawBackend, TokenizerBackend
-from gateway.limits.estimate import BYTES_PER_TOKEN
 from gateway.observability.record import RequestRecord
 from gateway.web.account import account_of
 from gateway.web.asgi import Receive, Scope, Send, read_body
@@ -65,7 +65,7 @@ class AskRoute(Route):
 
         with self._admission.place(record.priority) as limit, self._metrics.active(False):
             account.hold(partial(self._admission.leave, limit))
-            await account.admit_model(model, plan.models[0], len(body) // BYTES_PER_TOKEN)
+            await account.admit_model(model, plan.models[0], body_tokens(len(body)))
             await self._attend(receive, reply, limit, work, seconds=record.timeout)
 
     async def _ask(self, fields: Fields, entry: Entry, record: RequestRecord) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from backends.estimate import ESTIMATED
 from gateway.wire.answers import usage_value
 from strategies.engine.events import Recorded, StageReport
 from strategies.planning.plan import Plan
@@ -19,11 +20,14 @@ def extension_value(
     recorded: Iterable[tuple[int, Recorded]] | None = None,
 ) -> dict[str, Any]:
     """wiring: canonical, aliases expanded. reports, recorded: (choice, each); recorded None: none was asked for."""
+    reports = list(reports)
     value: dict[str, Any] = {
         "wiring": wiring,
         "shape": plan.shape,
         "stages": [_stage_value(choice, report) for choice, report in reports],
     }
+    if any(report.usage.estimated for _, report in reports):
+        value |= ESTIMATED
     if recorded is not None:
         value["record"] = [record_value(choice, each) for choice, each in recorded]
     return value
@@ -39,6 +43,7 @@ def _stage_value(choice: int, report: StageReport) -> dict[str, Any]:
                 "role": branch.role,
                 **({} if branch.weight is None else {"weight": branch.weight}),
                 "usage": usage_value([branch.usage]),
+                **(ESTIMATED if branch.usage.estimated else {}),
             }
             for branch in report.branches
         ],

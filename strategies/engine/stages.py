@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from backends.catalog import Catalog
+from backends.estimate import Tally, prompt_tokens
 from backends.types import Message, Sampling, TextDelta, TextRequest, Usage
 from strategies.engine.conversation import told_of_tools
 from strategies.engine.events import BranchReport, Delta, MemberDropped, Recorded, StageReport, StageRestarted
@@ -73,15 +74,18 @@ async def run_text(stage: TextStage, job: Job) -> tuple[str, StageReport]:
     backend, native = entry.backend, job.last and entry.native
     extra = job.options.extra if job.last else {}
     request = TextRequest(job.conversation(stage.branch, native=native), job.sampling(), extra)
-    reason, usage = "stop", Usage()
+    reason, usage, tally = "stop", Usage(), Tally()
     async with backend.stream(request) as events:
         async for event in events:
             if isinstance(event, TextDelta):
                 clock.wrote()
                 written.append(event.text + event.refusal)
+                tally.saw(event.text, event.refusal, event.reasoning, *(call.arguments for call in event.tool_calls))
                 await job.emit(_delta(job, event))
             else:
                 reason, usage = event.finish_reason, event.usage
+    if tally.pieces and not (usage.prompt_tokens or usage.completion_tokens):
+        usage = tally.usage(prompt_tokens(request.messages))  # else limits and budgets would take it for free
     report = BranchReport(stage.branch.model, stage.branch.role, usage)
     return "".join(written), StageReport(job.index, (report,), clock.seconds(), clock.first, reason)
 

@@ -291,6 +291,16 @@ async def test_any_server_of_the_api_can_be_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_refusal_is_an_answer_to_be_judged(tmp_path: Path) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        said = json.dumps({"choices": [{"index": 0, "delta": {"refusal": "I won't."}, "finish_reason": None}]})
+        return stream(said, chunk(finish="stop"), "[DONE]")
+
+    state, found = await asked(handler, tmp_path, count=1)
+    assert (state.done, found[0].text) == (1, "I won't.")
+
+
+@pytest.mark.anyio
 async def test_what_may_pass_is_asked_again_and_what_may_not_is_kept_as_a_failure(tmp_path: Path) -> None:
     replies = [
         web.json_response({"error": {"message": "busy"}}, status=429, headers={"Retry-After": "0"}),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backends.estimate import prompt_tokens
 from backends.types import Message, Usage
 from gateway.keys import Budget, Key, Rights
 from gateway.keys.keyring import SpendBook
@@ -17,7 +18,7 @@ from gateway.ledger import Price, Prices
 from gateway.ledger.meter import Meter
 from gateway.limits import Ask, Limiter, Refused
 from gateway.limits.bucket import UNIT, Bucket, wait
-from gateway.limits.estimate import Budgets, estimate, prompt_tokens
+from gateway.limits.estimate import Budgets, estimate
 from gateway.limits.headers import duration, rate_headers
 from gateway.limits.local import LocalLimits
 from gateway.limits.verdict import Reading, Verdict
@@ -293,6 +294,13 @@ def test_cost_is_exact_and_never_too_little(read: int, written: int, price: floa
     exact = Fraction(repr(price)) * read * 1000 + Fraction("0.3") * written * 1000
     assert 0 <= prices.nano("m", read, written) - exact < 1
     assert prices.nano("other", read, written) == 0
+
+
+def test_a_refusal_is_kept_as_what_was_answered() -> None:
+    watch = Meter(Prices("USD", {})).run(planned("a"), keep=True)
+    watch.saw(Delta(0, "Well. "))
+    watch.saw(Delta(0, "", refusal="No."))
+    assert "".join(watch.parts) == "Well. No."
 
 
 def test_a_run_that_is_cut_short_is_charged_for_what_was_seen() -> None:

@@ -151,6 +151,31 @@ def test_usage(where: str, wanted: UsageWanted) -> None:
     assert r.spent == Usage(3, 2, 1)
 
 
+@pytest.mark.parametrize("size", [1, 7, 300, 100_000])
+@pytest.mark.parametrize("told", [None, {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}])
+def test_usage_that_a_server_does_not_tell(size: int, told: Any) -> None:
+    """drop-in 5, 34: an estimate, and named so: a token for every piece, or for every four bytes where that is more; zeros are no count."""
+    ends = [STOP, *([event({**HEAD, "choices": [], "usage": told})] if told else []), DONE]
+    words = [chunk({"content": text}) for text in ("a", "b", "c", "d", "e", "f")]
+    for parts, tokens in (([ROLE, *words], 6), ([ROLE, *words, chunk({"content": "中" * 40})], 32)):
+        sent = b"".join([*parts, *ends])
+        r = Relay("m", "mine", 1, "once", prompt=9)
+        given = through(r, *[sent[at : at + size] for at in range(0, len(sent), size)])
+        usage = {"prompt_tokens": 9, "completion_tokens": tokens, "total_tokens": 9 + tokens}
+        last = event({**HEAD, "choices": [], "usage": usage, "modelnet": {"usage_estimated": True}})
+        assert given == renamed(*parts, STOP, last, DONE)
+        assert r.usage == Usage(9, tokens, estimated=True)
+        assert through(relay(usage="no"), sent) == renamed(*parts, STOP, DONE)
+
+
+def test_usage_of_an_answer_that_breaks_off() -> None:
+    """What came was spent; where nothing came, nothing is known."""
+    r = Relay("m", "mine", 1, "once", prompt=9)
+    assert r.usage is None
+    through(r, ROLE, chunk({"reasoning_content": "four"}), chunk({"content": "more"}), ended=False)
+    assert r.usage == Usage(9, 2, estimated=True)
+
+
 def test_usage_in_every_chunk_on_request() -> None:
     """vLLM's `continuous_usage_stats` is passed on."""
     parts = [chunk({"role": "assistant", "content": ""}, usage=USAGE), chunk({"content": "a"}, usage=USAGE)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from relayed import USAGE
@@ -33,6 +34,21 @@ def test_a_whole_answer() -> None:
         assert given == data.replace(b'"up"', b'"mine"')
         assert usage == Usage(3, 2, 1)
     assert whole_answer("m", "up", data)[0] is data
+
+
+@pytest.mark.parametrize("told", [{}, {"usage": None}, {"usage": {"prompt_tokens": 0, "completion_tokens": 0}}])
+def test_a_whole_answer_without_usage(told: Any) -> None:
+    """drop-in 34: passed on as it is, and not taken for free: a token for every four bytes of all that it says."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "x" * 8}}
+    message = {"content": "x" * 16, "refusal": "x" * 8, "reasoning": "x" * 8, "tool_calls": [call, 3]}
+    answer = {
+        **ANSWER,
+        "model": "mine",
+        "choices": [{"message": message}, {"text": "x" * 4}, {"message": 1}, 2],
+        "usage": 0,
+    }
+    data = json.dumps({**{key: answer[key] for key in answer if key != "usage"}, **told}).encode()
+    assert whole_answer("m", "mine", data, 9) == (data, Usage(9, 11, estimated=True))
 
 
 def test_a_whole_answer_that_speaks_of_models() -> None:
