@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
@@ -26,6 +25,8 @@ import orjson
 from backends.errors import BackendError, BackendUnavailable
 from backends.estimate import ESTIMATED, Tally
 from backends.openai_http.failures import from_event, not_protocol
+from backends.openai_http.forms import Form, form_of
+from backends.openai_http.mending import mend_calls, mend_choice
 from backends.openai_http.spent import read_usage, texts_of, usage_value
 from backends.openai_http.splice import with_model
 from backends.types import Usage
@@ -50,8 +51,8 @@ class Relay:
     """
 
     __slots__ = (
-        "_choices", "_cr", "_finished", "_form", "_introduced", "_lessons", "_model", "_parts", "_prompt", "_same", "_shown", "_size",
-        "_tally", "_usage", "_usage_held", "failure", "over", "spent", "wrote",
+        "_called", "_choices", "_cr", "_finished", "_form", "_introduced", "_lessons", "_model", "_parts", "_prompt", "_same", "_shown",
+        "_size", "_tally", "_usage", "_usage_held", "failure", "over", "spent", "wrote",
     )  # fmt: skip
 
     def __init__(self, model: str, shown: str, choices: int, usage: UsageWanted, prompt: int = 0) -> None:
@@ -61,6 +62,7 @@ class Relay:
         self._usage = usage
         self._prompt = prompt
         self._tally = Tally()
+        self._called: dict[int, set[int]] = {}  # choice → its calls that have begun
         self._usage_held: dict[str, Any] | None = None  # the chunk that tells it, before [DONE]
         self._same: dict[str, Any] = {}  # in all chunks, taken from the first
         self._introduced: set[int] = set()
@@ -248,6 +250,8 @@ class Relay:
                 before = self._introduction(index, delta)
             else:
                 delta.pop("role", None)
+            if "tool_calls" in delta:
+                mend_calls(delta, self._called.setdefault(index, set()))
             if delta.get("content") or delta.get("tool_calls") or delta.get("refusal"):
                 self.wrote = True
         elif "text" in choice:  # of a text completion: it has no roles
@@ -283,66 +287,6 @@ class Relay:
         return _event({**self._same, "choices": choices})
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """What chunks of one kind have around the one string that differs: as the server writes them, and as the client gets them. size: bytes
-    of it in each, as the server writes them."""
-
-    before: bytes
-    behind: bytes
-    new_before: bytes
-    new_behind: bytes
-    size: int
-
-    def run(self, data: bytes, at: int) -> tuple[int, int]:
-        """The end of the chunks of this form that follow each other from `at` on (`at` where there is none), and how many they are."""
-        before, behind = self.before, self.behind
-        skip, size, found = len(before), self.size - len(before), 0
-        while data.startswith(before, at):
-            quote = data.find(b'"', at + skip)
-            if quote < 0 or not data.startswith(behind, quote):
-                break
-            at = quote + size
-            found += 1
-        return at, found
-
-    def written(self, run: bytes) -> bytes:
-        """A run as the client gets it."""
-        if self.before != self.new_before:
-            run = run.replace(self.before, self.new_before)
-        if self.behind != self.new_behind:
-            run = run.replace(self.behind, self.new_behind)
-        return run
-
-
-def form_of(data: bytes, chunk: dict[str, Any]) -> Form | None:
-    """The form of a chunk, if it has one: all of it stays but a string, the only field of its only choice's delta.
-
-    data: as it came. chunk: as it is to be, decoded.
-    """
-    choices = chunk["choices"]
-    delta = choices[0].get("delta")
-    if len(choices) != 1 or not isinstance(delta, dict) or len(delta) != 1:
-        return None
-    ((key, text),) = delta.items()
-    named = data.find(orjson.dumps(key), data.find(b'"delta"'))
-    start = data.find(b'"', named + len(orjson.dumps(key))) + 1  # behind the string's opening mark
-    said = orjson.dumps(text)[1:-1] if isinstance(text, str) else b""
-    if named < 0 or start == 0 or not said or not data.startswith(said, start):
-        return None
-    before, behind = data[:start], data[start + len(said) :]
-    name = orjson.dumps(chunk["model"])
-    new = with_model(before + behind, name)
-    if new is None or orjson.loads(new) != {**chunk, "choices": [{**choices[0], "delta": {key: ""}}]}:
-        return None
-    if data.find(b'"model"') < start:
-        new_before, new_behind = new[: len(new) - len(behind)], behind
-    else:
-        new_before, new_behind = before, new[len(before) :]
-    before, behind = b"data: " + before, behind + b"\n\n"
-    return Form(before, behind, b"data: " + new_before, new_behind + b"\n\n", len(before) + len(behind))
-
-
 def whole_answer(model: str, shown: str, data: bytes, prompt: int = 0) -> tuple[bytes, Usage]:
     """An answer that is not streamed: the same with the client's name for the model, and its usage. prompt: its tokens, estimated.
 
@@ -356,16 +300,22 @@ def whole_answer(model: str, shown: str, data: bytes, prompt: int = 0) -> tuple[
         raise from_event(model, answer)
     if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
         raise not_protocol(model, data[:2000].decode(errors="replace"))
+    mended = False
     for choice in answer["choices"]:
         if isinstance(choice, dict) and choice.get("finish_reason") in _FAILED:
             raise from_event(model, {"error": {"message": f"finish_reason {choice['finish_reason']}"}})
+    for choice in answer["choices"]:
+        mended = mend_choice(choice) or mended
     told = answer.get("usage")
     usage = read_usage(told) if isinstance(told, dict) else Usage()
     if not (usage.prompt_tokens or usage.completion_tokens):
         tally = Tally()
         for choice in answer["choices"]:
             tally.saw(*texts_of(choice))
-        usage = tally.usage(prompt)
+        usage, mended = tally.usage(prompt), True
+        answer |= {"usage": usage_value(usage), "modelnet": ESTIMATED}
+    if mended:
+        return orjson.dumps({**answer, **identity(answer, "chat.completion", shown)}), usage
     return _renamed(answer, shown, data), usage
 
 

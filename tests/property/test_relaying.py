@@ -20,7 +20,10 @@ DELTAS = st.one_of(
     st.builds(lambda text: {"content": text}, TEXTS),
     st.builds(lambda text: {"reasoning_content": text}, TEXTS),
     st.builds(lambda text, more: {"content": text, "model": more}, TEXTS, TEXTS),
-    st.builds(lambda text: {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}, TEXTS),
+    st.builds(
+        lambda text: {"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"arguments": text}}]},
+        TEXTS,
+    ),
     st.just({}),
 )
 MORE = st.sampled_from([{}, {}, {}, {"service_tier": "x"}, {"usage": None}, {"model_extra": {"model": "up"}}])

@@ -105,8 +105,11 @@ def test_the_role_comes_first_and_once() -> None:
             [{"role": "assistant", "content": "", "refusal": None}],
         ),
         (
-            {"role": "assistant", "content": None, "tool_calls": [{"index": 0, "id": "c"}]},
-            [{"role": "assistant", "content": ""}, {"content": None, "tool_calls": [{"index": 0, "id": "c"}]}],
+            {"role": "assistant", "content": None, "tool_calls": [{"index": 0, "id": "c", "type": "function"}]},
+            [
+                {"role": "assistant", "content": ""},
+                {"content": None, "tool_calls": [{"index": 0, "id": "c", "type": "function"}]},
+            ],
         ),
     ],
 )
@@ -114,6 +117,20 @@ def test_the_first_delta_is_the_role_alone(said: dict[str, Any], given: list[dic
     """drop-in 2: servers open a choice in several ways; clients look for one."""
     found = chunks(through(relay(), chunk(said), STOP, DONE))
     assert [c["choices"][0]["delta"] for c in found] == [*given, {}]
+
+
+def test_tool_calls_begin_with_who_they_are() -> None:
+    """drop-in 19, 21: made up where a server does not say; lists of none are left out."""
+    name = {"index": 0, "function": {"name": "f", "arguments": ""}}
+    more = {"index": 0, "function": {"arguments": '{"a": 1}'}}
+    parts = [chunk({"content": "So", "tool_calls": []}), chunk({"tool_calls": [name]}), chunk({"tool_calls": [more]})]
+    found = chunks(through(relay(), *parts, STOP, DONE))
+    deltas = [c["choices"][0]["delta"] for c in found]
+    assert deltas[:2] == [{"role": "assistant", "content": ""}, {"content": "So"}]
+    ((first,), (second,)) = (delta["tool_calls"] for delta in deltas if "tool_calls" in delta)
+    assert first == {**name, "type": "function", "id": first["id"]}
+    assert first["id"].startswith("call_")
+    assert second == more
 
 
 def test_the_role_of_every_choice() -> None:
