@@ -54,7 +54,9 @@ class Operations:
         self.ledger: Ledger | None = None
 
     def renew(self, settings: Settings) -> None:
-        """Take over what may change while the gateway serves: the configuration's keys, prices and routes. The rest goes on."""
+        """Take over what may change while the gateway serves: the configuration's keys, prices and routes. The rest goes on.
+
+        settings: with the sections that need a restart as they were (`gateway.reload`)."""
         self.settings = settings
         self.keyring.set_static(static_keys(settings))
         self.prices = prices(settings)

@@ -8,7 +8,7 @@ assignment. If anything of that fails, everything stays as it was.
     models                  unchanged ones are handed on as they are; old ones are freed when the last request that may use them ends
     keys, prices, routes    hold at once
     metrics, places, ledger are the process's, and go on
-    what needs a restart    is named (`RESTART`), and the rest holds
+    what needs a restart    is named (`RESTART`) for as long as the file says other than what the process began with; that goes on
 
 While a changed model is built, its old self is still loaded.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -39,8 +39,8 @@ from gateway.web.asgi import Receive, Scope, Send
 from gateway.weights import WeightsError
 
 RESTART = ("key_store", "shared_limits", "ledger", "shadows", "threads", "tracing", "admin")
-"""Sections whose changes hold after a restart only; of `server`, the log, the times of shutting down, and watching."""
-_RESTART_OF_SERVER = ("log", "shutdown_seconds", "drain_seconds", "watch_seconds")
+"""Sections whose changes hold after a restart only; of `server`, the log, the times of connections and of shutting down, and watching."""
+_RESTART_OF_SERVER = ("log", "idle_seconds", "shutdown_seconds", "drain_seconds", "watch_seconds")
 
 _FILES = ("path", "chat_template", "vocabulary")
 """Settings of models that name a file: another content is another model."""
@@ -86,7 +86,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """stamps: file → size and time, of all files that the configuration was read from or names."""
+    """loaded: with the sections that need a restart as the process began with them, whatever the file says. stamps: file → size and
+    time, of all files that the configuration was read from or names."""
 
     loaded: Loaded
     runtime: Runtime
@@ -157,11 +158,13 @@ class Reloader:
     async def _reload(self, began: float) -> Outcome:
         old = self.switch.current
         await old.runtime.wait_settled()
-        loaded = await anyio.to_thread.run_sync(load, old.loaded.file)
+        written = await anyio.to_thread.run_sync(load, old.loaded.file)
+        restart = _needs_restart(old.loaded.settings, written.settings)
+        loaded = replace(written, settings=_held(old.loaded.settings, written.settings))
         prompts = await anyio.to_thread.run_sync(load_prompts, loaded)
         stamps = await anyio.to_thread.run_sync(_stamps, loaded)
         if loaded.settings == old.loaded.settings and stamps == old.stamps:
-            return Outcome("unchanged", seconds=time.perf_counter() - began)
+            return Outcome("unchanged", restart=restart, seconds=time.perf_counter() - began)
         problem = host_problem(loaded.settings, self._host, old.runtime.operations.keyring.has_stored)
         if problem is not None:
             raise Refused(problem)
@@ -187,7 +190,7 @@ class Reloader:
             built=tuple(built),
             kept=tuple(keep),
             dropped=tuple(name for name in old.loaded.settings.models if name not in loaded.settings.models),
-            restart=_needs_restart(old.loaded.settings, loaded.settings),
+            restart=restart,
             seconds=time.perf_counter() - began,
         )
 
@@ -307,10 +310,17 @@ def _stamp(file: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _needs_restart(old: Settings, new: Settings) -> tuple[str, ...]:
-    sections = [name for name in RESTART if getattr(old, name) != getattr(new, name)]
-    keys = [f"server.{key}" for key in _RESTART_OF_SERVER if getattr(old.server, key) != getattr(new.server, key)]
+def _needs_restart(running: Settings, new: Settings) -> tuple[str, ...]:
+    """running: what a generation is served with, so in these sections what the process began with."""
+    sections = [name for name in RESTART if getattr(running, name) != getattr(new, name)]
+    keys = [f"server.{key}" for key in _RESTART_OF_SERVER if getattr(running.server, key) != getattr(new.server, key)]
     return (*sections, *keys)
+
+
+def _held(running: Settings, new: Settings) -> Settings:
+    """The new settings, but for what needs a restart: some of that is read with every request, and must not change under it."""
+    server = new.server.model_copy(update={key: getattr(running.server, key) for key in _RESTART_OF_SERVER})
+    return new.model_copy(update={name: getattr(running, name) for name in RESTART} | {"server": server})
 
 
 def _reason(error: Exception) -> str:

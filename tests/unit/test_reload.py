@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from edge import CHAT, Edge, Exchange, Reply, question
+from structlog.testing import capture_logs
 
 from backends.catalog import Entry
 from backends.errors import BackendUnavailable
@@ -20,6 +21,8 @@ from backends.fake import FakeBackend, FakeSettings
 from backends.types import Vocabulary
 from backends.wrappers import guard_of
 from gateway.app import Application
+from gateway.ledger.tables import Tables
+from gateway.operations import open_operations
 from gateway.reload import Reloader, first_generation, open_reloader
 from gateway.runtime import open_runtime
 from gateway.settings import Loaded, load
@@ -241,6 +244,53 @@ async def test_what_needs_a_restart_is_said(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         w.file.write_text(config(more="ledger: {enabled: false}\nserver: {shutdown_seconds: 3, cors: []}"))
         assert (await w.reloader.reload()).restart == ("ledger", "server.shutdown_seconds")
+
+
+async def test_what_waits_for_a_restart_is_measured_against_what_the_process_runs_with(tmp_path: Path) -> None:
+    """Not against the file before: it waits until the restart, or until it is taken back."""
+    key = "a-key-of-the-admin-only"
+    steps = [
+        (f"admin: {{key: {key}, port: 9001}}", ("admin",)),
+        (f"admin: {{key: {key}, port: 9001}}\nlimits: {{messages: 7}}", ("admin",)),
+        (f"admin: {{key: {key}}}\nserver: {{idle_seconds: 5}}", ("server.idle_seconds",)),
+        (f"admin: {{key: {key}}}", ()),
+    ]
+    async with world(tmp_path, config(more=f"admin: {{key: {key}}}")) as w:
+        for more, restart in steps:
+            w.file.write_text(config(more=more))
+            outcome = await w.reloader.reload()
+            assert (outcome.result, outcome.restart) == ("done", restart), more
+            outcome = await w.reloader.reload()
+            assert (outcome.result, outcome.restart) == ("unchanged", restart), more
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_what_needs_a_restart_does_not_begin_or_end_before(tmp_path: Path, kept: bool) -> None:
+    """Here what is private: texts in the ledger, and messages in the log."""
+    states = [
+        f"key_store: {{database: k.db}}\nledger: {{database: l.db, texts: {texts}}}\nserver: {{log: {{prompts: {texts}}}}}"
+        for texts in ("false", "true")
+    ]
+    file = tmp_path / "gateway.yaml"
+    file.write_text(config(more=states[kept]))
+    loaded = load(file)
+    build = Builder(loaded, [], set())
+    async with open_runtime(loaded, build) as runtime:
+        await runtime.wait_loaded()
+        async with open_operations(loaded) as operations:
+            runtime.operations = operations
+            first = first_generation(loaded, runtime, Application(runtime), build)
+            async with open_reloader(first, "127.0.0.1") as reloader:
+                w = World(file, reloader, build.built, set())
+                file.write_text(config("two", more=states[not kept]))
+                assert (await reloader.reload()).restart == ("ledger", "server.log")
+                with capture_logs() as logs:
+                    assert said(await w.chat()) == "two"
+    tables = Tables(str(tmp_path / "l.db"))
+    (row,) = tables.rows(10)
+    tables.close()
+    assert (row["texts"] is not None) == kept
+    assert ("Why?" in str(logs)) == kept
 
 
 async def test_another_file_behind_the_same_name_is_another_model(tmp_path: Path) -> None:
