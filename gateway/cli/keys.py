@@ -59,6 +59,10 @@ def create(
     config: Config = None,
 ) -> None:
     """Make a key and print it, this once: only a digest of it is kept."""
+    from gateway.keys.key import LONGEST_NAME
+
+    if not 1 <= len(name) <= LONGEST_NAME:
+        raise typer.BadParameter(f"a name has 1 to {LONGEST_NAME} characters")
     with _store(config) as store:
         rights = _rights(None, models, wirings, requests_per_minute, tokens_per_minute, concurrency, budget)
         key, text = store.create(name, rights, _moment(expires))
@@ -72,15 +76,21 @@ def list_keys(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the keys, what they may, and what was spent on each."""
+    from gateway.keys.key import NANO
     from gateway.keys.keyring import periods
 
     with _store(config) as store:
         keys, spending = store.all(), store.spending()
-    day, month = periods(time.time())[1:]
+    total, day, month = periods(time.time())
     if as_json:
         import orjson
 
-        shown = [{**key.value(), "tokens_spent": _spent(spending, key, "").tokens} for key in keys]
+        named = {"total": total, "day": day, "month": month}
+        shown = []
+        for key in keys:
+            spent = {name: _spent(spending, key, period) for name, period in named.items()}
+            values = {name: {"tokens": each.tokens, "money": each.nano / NANO} for name, each in spent.items()}
+            shown.append({**key.value(), "tokens_spent": spent["total"].tokens, "spent": values})
         typer.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
         return
     from rich.console import Console
@@ -89,13 +99,15 @@ def list_keys(
 
     console, rows = Console(highlight=False), []
     for key in keys:
-        tokens = [_spent(spending, key, period).tokens for period in (day, month, "")]
+        spent_in = [_spent(spending, key, period) for period in (day, month, total)]
         if console.is_terminal:
-            _draw(console, key, tokens)
+            _draw(console, key, spent_in)
         what = (_when(key.expires), _may(key.rights), _limits(key.rights))
-        rows.append((key.id, key.name, key.state(), *what, *map(str, tokens)))
+        numbers = [str(each.tokens) for each in spent_in] + [_money(each.nano) for each in spent_in]
+        rows.append((key.id, key.name, key.state(), *what, *numbers))
     if not console.is_terminal:
-        tabbed(("id", "name", "state", "ends", "may", "limits", "tokens today", "this month", "in all"), *rows)
+        tokens, money = ("tokens today", "this month", "in all"), ("money today", "money this month", "money in all")
+        tabbed(("id", "name", "state", "ends", "may", "limits", *tokens, *money), *rows)
     elif not keys:
         typer.echo("no keys yet: modelnet keys create NAME")
 
@@ -139,18 +151,21 @@ def revoke(id: Id, config: Config = None) -> None:
     typer.echo(f"{id}: revoked")
 
 
-def _draw(console: Console, key: Key, tokens: Sequence[int]) -> None:
-    """One key as a paragraph beside its id: so much does not go into columns. tokens: today, this month and in all."""
+def _draw(console: Console, key: Key, spent: Sequence[Spent]) -> None:
+    """One key as a paragraph beside its id: so much does not go into columns. spent: today, this month and in all."""
     from rich.table import Table
     from rich.text import Text
 
     ends = "" if key.expires is None else f", ends {_when(key.expires)}"
-    today, month, whole = tokens
+    today, month, whole = (f"{each.tokens:,}" for each in spent)
+    money = ""
+    if any(each.nano for each in spent) or (key.rights.budget is not None and key.rights.budget.unit == "money"):
+        money = "\nmoney: {} today, {} this month, {} in all".format(*(_money(each.nano) for each in spent))
     said = Text.assemble(
         (key.name, "bold"),
         f"  {key.state()}{ends}\n",
         "; ".join(filter(None, (f"may {_may(key.rights)}", _limits(key.rights)))),
-        f"\ntokens: {today:,} today, {month:,} this month, {whole:,} in all",
+        f"\ntokens: {today} today, {month} this month, {whole} in all{money}",
     )
     row = Table.grid(padding=(0, 2, 0, 0))
     row.add_column(no_wrap=True)
@@ -236,7 +251,12 @@ def _moment(text: str | None) -> float | None:
     if text == "now":
         return time.time()
     if found := re.fullmatch(r"(\d+)([mhdw])", text):
-        return time.time() + int(found[1]) * _SPANS[found[2]]
+        try:
+            moment = time.time() + int(found[1]) * _SPANS[found[2]]
+            datetime.fromtimestamp(moment, UTC)
+        except (ValueError, OverflowError, OSError) as error:
+            raise typer.BadParameter("so long a time ends after the year 9999; never is written never") from error
+        return moment
     from gateway.settings.operations import unix_seconds
 
     try:
@@ -246,7 +266,12 @@ def _moment(text: str | None) -> float | None:
 
 
 def _when(moment: float | None) -> str:
-    return "never" if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    if moment is None:
+        return "never"
+    try:
+        return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (ValueError, OverflowError, OSError):  # a store may hold what nobody can write any more
+        return "after 9999" if moment > 0 else "before 1"
 
 
 def _may(rights: Rights) -> str:
@@ -271,6 +296,13 @@ def _limits(rights: Rights) -> str:
         amount = f"{shown['money']:g}" if "money" in shown else f"{shown['tokens']} tokens"
         parts.append(amount + ("" if rights.budget.per == "total" else f" a {rights.budget.per}"))
     return ", ".join(parts)
+
+
+def _money(nano: int) -> str:
+    """In the configuration's currency, to the last digit."""
+    from gateway.keys.key import NANO
+
+    return f"{nano // NANO}.{nano % NANO:09}".rstrip("0").rstrip(".")
 
 
 def _spent(spending: Any, key: Key, period: str) -> Spent:

@@ -14,6 +14,9 @@ NANO = 1_000_000_000
 MOST_PER_MINUTE = 100_000_000
 """Largest rate: beyond it the arithmetic of a shared bucket would not be exact in doubles."""
 
+LONGEST_NAME = 128
+"""Characters in the name of a key that is made while the gateway runs; it has at least one."""
+
 Unit = Literal["money", "tokens"]
 Period = Literal["total", "day", "month"]
 State = Literal["active", "expired", "revoked"]

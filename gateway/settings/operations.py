@@ -16,7 +16,10 @@ Rate = Annotated[int, Field(ge=1, le=100_000_000)]
 def unix_seconds(moment: str) -> float:
     """2026-11-23, or 2026-11-23T08:00:00Z; without a zone it is UTC. Raises ValueError."""
     parsed = datetime.fromisoformat(moment)
-    return (parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)).timestamp()
+    try:  # a zone can move it out of the years that UTC has here, and then nothing could show it
+        return (parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)).astimezone(UTC).timestamp()
+    except OverflowError as error:
+        raise ValueError("must be in the years 1 to 9999 of UTC") from error
 
 
 def _moment(text: str) -> str:

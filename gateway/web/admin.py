@@ -29,7 +29,7 @@ from pydantic import Field
 import gateway
 from gateway.experiments.page import page
 from gateway.experiments.report import METRICS, Metric, Report, report
-from gateway.keys.key import NANO, Key, Rights
+from gateway.keys.key import LONGEST_NAME, NANO, Key, Rights
 from gateway.keys.keyring import periods
 from gateway.keys.secrets import digest
 from gateway.keys.store import KeyStore, UnknownKey
@@ -97,7 +97,7 @@ class KeyFields(Strict):
 class NewKeyFields(KeyFields):
     """A new key also has a name."""
 
-    name: Annotated[str, Field(min_length=1, max_length=128)]
+    name: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 
 
 class AdminAuth:

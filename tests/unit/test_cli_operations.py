@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gateway.cli.commands import app
-from gateway.keys import Keyring
-from gateway.keys.store import KeyStore
+from gateway.keys import Keyring, Rights
+from gateway.keys.keyring import periods
+from gateway.keys.store import KeyStore, Spent
 from gateway.ledger import Row
 from gateway.ledger.tables import Tables
 
@@ -101,13 +102,14 @@ def test_keys_in_a_terminal_of_80_columns(folder: Path, terminal: None) -> None:
     run(folder, "keys", "create", "the team of research", "--tokens-per-minute", "100000", *RIGHTS)
     run(folder, "keys", "create", "x")
     shown = run(folder, "keys", "list").stdout
-    assert len(shown.splitlines()) == 7 and max(map(len, shown.splitlines())) <= 80
+    assert len(shown.splitlines()) == 8 and max(map(len, shown.splitlines())) <= 80
     words = " ".join(shown.split())
     assert "the team of research active, ends 20" in words
     assert (
         "may a>b; models qwen*; 60 requests/min, 100000 tokens/min, 5 a month tokens: 0 today, 0 this month, 0 in"
         in words
     )
+    assert "0 in all money: 0 today, 0 this month, 0 in all" in words
     assert "x active may everything tokens: 0 today" in words
 
 
@@ -119,7 +121,50 @@ def test_keys_for_other_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     head, *rows = (line.split("\t") for line in run(folder, "keys", "list").stdout.splitlines())
     assert [row[1] for row in rows] == ["the team of research", "x"]
     assert dict(zip(head, rows[0], strict=True))["limits"] == "60 requests/min, 5 a month"
-    assert rows[1][2:] == ["active", "never", "everything", "", "0", "0", "0"]
+    assert rows[1][2:] == ["active", "never", "everything", "", *"000000"]
+
+
+def test_money_spent_is_shown(folder: Path, request: pytest.FixtureRequest) -> None:
+    """In every form; to the last digit, since a request may cost less than a cent."""
+    run(folder, "keys", "create", "team", "--budget", "5/month")
+    run(folder, "keys", "create", "other")
+    store = KeyStore(str(folder / "keys.db"))
+    team, _ = store.all()
+    total, day, month = periods(time.time())
+    store.spend(
+        {
+            (team.id, total): Spent(70, 12_000_000_000),
+            (team.id, month): Spent(50, 1_250_000_000),
+            (team.id, day): Spent(7, 30),
+        }
+    )
+    store.close()
+    head, row, _ = (line.split("\t") for line in run(folder, "keys", "list").stdout.splitlines())
+    cells = dict(zip(head, row, strict=True))
+    assert [cells[f"money {when}"] for when in ("today", "this month", "in all")] == ["0.00000003", "1.25", "12"]
+    shown, other = json.loads(run(folder, "keys", "list", "--json").stdout)
+    assert shown["spent"] == {
+        "total": {"tokens": 70, "money": 12.0},
+        "day": {"tokens": 7, "money": 3e-8},
+        "month": {"tokens": 50, "money": 1.25},
+    }
+    assert other["spent"]["total"] == {"tokens": 0, "money": 0.0}
+    request.getfixturevalue("terminal")
+    first, second = " ".join(run(folder, "keys", "list").stdout.split()).split("other")
+    assert "tokens: 7 today, 50 this month, 70 in all money: 0.00000003 today, 1.25 this month, 12 in all" in first
+    assert "money" not in second
+
+
+@pytest.mark.parametrize(("moment", "shown"), [(1e20, "after 9999"), (-1e20, "before 1")])
+def test_a_stored_moment_that_no_calendar_has_hides_no_key(folder: Path, moment: float, shown: str) -> None:
+    store = KeyStore(str(folder / "keys.db"))
+    key, _ = store.create("old", Rights(), moment)
+    store.create("other", Rights())
+    store.close()
+    _, *rows = (line.split("\t") for line in run(folder, "keys", "list").stdout.splitlines())
+    assert [row[3] for row in rows] == [shown, "never"]
+    assert "9999" in run(folder, "keys", "expire", key.id, "99999999d", fails=True).stderr
+    run(folder, "keys", "expire", key.id, "30d")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +173,13 @@ def test_keys_for_other_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         (["create", "x", "--budget", "lots"], 2),
         (["create", "x", "--budget", "0"], 2),
         (["create", "x", "--expires", "soon"], 2),
+        (["create", "x", "--expires", "99999999d"], 2),
+        (["create", "x", "--expires", "9" * 400 + "w"], 2),
+        (["create", "x", "--expires", "9" * 5000 + "w"], 2),
+        (["create", "x", "--expires", "9999-12-31T23:59:59-14:00"], 2),
+        (["create", "x", "--expires", "0001-01-01T00:00:00+14:00"], 2),
+        (["create", ""], 2),
+        (["create", "x" * 129], 2),
         (["create", "x", "--tokens-per-minute", "999999999"], 2),
         (["revoke", "nobody"], 2),
         (["change", "nobody"], 2),

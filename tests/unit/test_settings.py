@@ -81,6 +81,10 @@ def problems(tmp_path: Path, text: str, **environ: str) -> list[str]:
         ),
         (MODEL + "shared_limits: {url: 'ftp://a'}\n", ["3: shared_limits.url: must begin with redis://"]),
         (MODEL + "limits: {max_tokens: 10}\n", ["3: limits.answer_max_tokens: is larger than limits.max_tokens"]),
+        (
+            MODEL + "routes:\n  r:\n    arms: {x: {model: a, ramp: [{at: '9999-12-31T23:59-14:00', weight: 1}]}}\n",
+            ["5: routes.r.arms.x.ramp[0].at: must be in the years 1 to 9999 of UTC"],
+        ),
         ("models:\n  a: {backend: llama_cpp}\n", ["2: models.a: name the weights by exactly one of"]),
         (
             "models:\n  a:\n    backend: llama_cpp\n    weights: smoll\n",

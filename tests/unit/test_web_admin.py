@@ -99,6 +99,8 @@ async def test_the_life_of_a_key(tmp_path: Path) -> None:
         {"name": "x", "budget": {"per": "day"}},
         {"name": "x", "budget": {"money": 1.0, "tokens": 1}},
         {"name": "x", "expires": "tomorrow"},
+        {"name": "x", "expires": "9999-12-31T23:59:59-14:00"},
+        {"name": "x", "expires": "0001-01-01T00:00:00+14:00"},
         {"name": "x", "unknown": 1},
         {"name": "x", "models": []},
     ],
