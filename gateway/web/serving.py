@@ -34,7 +34,10 @@ def settle() -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket; nobody can connect before `serve` listens. Raises OSError."""
+    """A listening socket: who connects before it is served waits. Raises OSError.
+
+    It listens at once, since only that takes the port: with SO_REUSEADDR, which a restart needs, any number of sockets may be bound to it.
+    """
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -42,6 +45,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
+        sock.listen(BACKLOG)
         sock.set_inheritable(False)
     except OSError:
         sock.close()

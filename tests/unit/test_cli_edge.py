@@ -34,6 +34,12 @@ def run(*args: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+def served_until_it_ends(config: Path, port: int = 0) -> subprocess.CompletedProcess[str]:
+    """A process of its own, and an error if it goes on serving."""
+    command = [sys.executable, "-m", "gateway", "serve", "-c", str(config), "--port", str(port)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
 def test_check_shows_models_and_aliases_with_their_shapes(config: Path) -> None:
     code, out, _ = run("check", config)
     assert code == 0
@@ -98,6 +104,18 @@ def test_serve_tells_of_a_taken_port_before_anything_loads(config: Path) -> None
     assert err == f"can't serve on 127.0.0.1:{port}: Address already in use\n"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_admin_api_needs_a_port_of_its_own(config: Path, host: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with config.open("a", encoding="utf-8") as more:
+        more.write(f"admin: {{key: an-admin-key-of-the-tests, host: {host}, port: {port}}}\n")
+    done = served_until_it_ends(config, port)
+    assert done.returncode == 1
+    assert done.stderr == f"can't serve on {host}:{port}: Address already in use\n"
+
+
 def test_serve_tells_of_a_wrong_configuration(config: Path) -> None:
     config.write_text("models: {}\n", encoding="utf-8")
     code, _, err = run("serve", "-c", config)
@@ -108,13 +126,7 @@ def test_serve_tells_of_a_wrong_configuration(config: Path) -> None:
 def test_serve_fails_when_no_model_can_be_started(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("models: {a: {backend: fake, faults: [{on: start}]}}\n", encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "gateway", "serve", "-c", file, "--port", "0"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = served_until_it_ends(file)
     assert done.returncode == 1
     assert "no model could be started:\n  a: Model 'a' fails as scripted" in done.stderr
 
