@@ -32,7 +32,7 @@ from backends.errors import BackendError
 from backends.protocol import TextBackend
 from backends.wrappers import inner
 from gateway.app import Application
-from gateway.runtime import ModelStatus, Runtime
+from gateway.runtime import ModelStatus, Runtime, failed
 from gateway.settings import Loaded, Settings, SettingsError, host_problem, load
 from gateway.settings.prompts import load_prompts
 from gateway.web.asgi import Receive, Scope, Send
@@ -208,7 +208,7 @@ class Reloader:
                 built[name] = await build(name)
             except Exception as error:  # noqa: BLE001 - raised below, or contained as at the start
                 if name in statuses and statuses[name].state == "failed":
-                    built[name] = ModelStatus("failed", _reason(error))
+                    built[name] = failed(error)
                 else:
                     failures.append(error)
                     tasks.cancel_scope.cancel()
@@ -321,11 +321,6 @@ def _held(running: Settings, new: Settings) -> Settings:
     """The new settings, but for what needs a restart: some of that is read with every request, and must not change under it."""
     server = new.server.model_copy(update={key: getattr(running.server, key) for key in _RESTART_OF_SERVER})
     return new.model_copy(update={name: getattr(running, name) for name in RESTART} | {"server": server})
-
-
-def _reason(error: Exception) -> str:
-    known = isinstance(error, BackendError | WeightsError)
-    return str(error) if known else "could not be started; the log says why"
 
 
 async def _close(backend: TextBackend) -> None:

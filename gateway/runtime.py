@@ -71,6 +71,12 @@ class Prepared:
     options: Options
 
 
+def failed(error: Exception) -> ModelStatus:
+    """Of a model that could not be built. What a library says of its failure may hold paths and hosts: that is for the log."""
+    known = isinstance(error, BackendError | WeightsError)
+    return ModelStatus("failed", str(error) if known else "an unexpected error; the log says more")
+
+
 class ModelNotReady(Exception):
     """A model of the wiring can't serve. `status` says why."""
 
@@ -251,9 +257,8 @@ class Runtime:
         try:
             entry = await build(name)
         except Exception as error:
+            self._status[name] = failed(error)
             known = isinstance(error, BackendError | WeightsError)
-            reason = str(error) if known else "could not be started; the log says why"
-            self._status[name] = ModelStatus("failed", reason)
             log.error("model_failed", model=name, reason=str(error), exc_info=None if known else error)
             return
         seconds = time.perf_counter() - began

@@ -8,6 +8,20 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 
+def address_problem(url: str) -> str | None:
+    """Why a URL can't be the address of an API; None if it can. Never repeats any of it."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return "must hold a host and a port as a URL writes them"
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return "must begin with http:// or https:// and name a host"
+    if parts.username or parts.password or parts.query or parts.fragment:
+        return "must hold no credentials, query or fragment; a key goes to api_key"
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class OpenAIHTTPSettings:
     """
@@ -52,11 +66,8 @@ class OpenAIHTTPSettings:
     score_parallel: int = 8
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("base_url must begin with http:// or https:// and name a host")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("base_url must hold no credentials, query or fragment; a key goes to api_key")
+        if (problem := address_problem(self.base_url)) is not None:
+            raise ValueError(f"base_url {problem}")
         if self.sessions not in ("auto", "on", "off"):
             raise ValueError('sessions must be "auto", "on" or "off"')
         if min(self.connect_timeout, self.first_byte_timeout, self.chunk_timeout, self.keep_alive) <= 0:

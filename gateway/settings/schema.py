@@ -8,12 +8,36 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
+from backends.fake.settings import ERRORS
+from backends.openai_http.settings import address_problem
 from backends.vllm.settings import DRAFT_NOISE
 from gateway.settings import operations
 from gateway.settings.base import Count, Name, Seconds, Strict
 from gateway.settings.resilience import Resilience, Shedding, Tracing
+
+
+def _address(url: str) -> str:
+    if (problem := address_problem(url)) is not None:
+        raise ValueError(problem)
+    return url
+
+
+def _error(name: str) -> str:
+    if name not in ERRORS:
+        raise ValueError(f"must be one of {', '.join(ERRORS)}")
+    return name
+
+
+def _unlike(urls: list[str]) -> list[str]:
+    if len(set(urls)) != len(urls):
+        raise ValueError("names a server twice")
+    return urls
+
+
+# What a backend would refuse when it is built is refused here, where the line is known.
+Address = Annotated[str, Field(pattern=r"^https?://[^\s]+$"), AfterValidator(_address)]
 
 
 class AnyModel(Strict):
@@ -100,7 +124,7 @@ class OpenAIModel(ServerModel):
     """A model behind any server that speaks the OpenAI API."""
 
     backend: Literal["openai"]
-    base_url: str = Field(pattern=r"^https?://[^\s]+$", description="Up to and with the version: https://host/v1.")
+    base_url: Address = Field(description="Up to and with the version: https://host/v1.")
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         default="max_tokens", description="max_completion_tokens for servers that refuse the older name."
     )
@@ -118,7 +142,7 @@ class VLLMModel(ServerModel):
     """A model behind one or more vLLM servers; with our extension in them it can be a member of a group."""
 
     backend: Literal["vllm"]
-    urls: list[Annotated[str, Field(pattern=r"^https?://[^\s]+$")]] = Field(
+    urls: Annotated[list[Address], AfterValidator(_unlike)] = Field(
         min_length=1, description="One for every server of this model, up to and with the version: http://host:8000/v1."
     )
     heartbeat: Seconds = Field(default=10.0, description="Seconds between signs of life; three missed ones end it.")
@@ -164,7 +188,9 @@ class FakeFault(Strict):
     of: Literal["stream", "session", "both"] = Field(default="both", description="What enter and token concern.")
     after: Annotated[int, Field(ge=0)] = Field(default=0, description="Deltas or passes before it.")
     action: Literal["raise", "hang", "slow"] = Field(default="raise", description="What happens.")
-    error: str = Field(default="BackendUnavailable", description="Name of a backend error.")
+    error: Annotated[str, AfterValidator(_error)] = Field(
+        default="BackendUnavailable", description="Name of a backend error."
+    )
     seconds: Annotated[float, Field(ge=0)] = Field(default=0.0, description="How much slower.")
     times: Count | None = Field(default=None, description="How often it strikes; null: always.")
 

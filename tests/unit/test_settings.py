@@ -79,6 +79,18 @@ def problems(tmp_path: Path, text: str, **environ: str) -> list[str]:
             "models:\n  a: {backend: openai, base_url: nowhere}\n",
             ["2: models.a.base_url: must be an address that begins with http:// or https://"],
         ),
+        (
+            "models:\n  a: {backend: vllm, urls: []}\n",
+            ["2: models.a.urls: must not be empty"],
+        ),
+        (
+            "models:\n  a:\n    backend: vllm\n    urls:\n    - http://h/v1\n    - http://h/v1\n",
+            ["4: models.a.urls: names a server twice"],
+        ),
+        (
+            "models:\n  a:\n    backend: fake\n    faults:\n    - {on: start}\n    - error: Nope\n",
+            ["6: models.a.faults[1].error: must be one of BackendError, BackendUnavailable, "],
+        ),
         (MODEL + "shared_limits: {url: 'ftp://a'}\n", ["3: shared_limits.url: must begin with redis://"]),
         (MODEL + "limits: {max_tokens: 10}\n", ["3: limits.answer_max_tokens: is larger than limits.max_tokens"]),
         (
@@ -126,6 +138,28 @@ def test_mistakes_name_line_and_key(tmp_path: Path, text: str, expected: list[st
     assert len(found) == len(expected), found
     for line, beginning in zip(found, expected, strict=True):
         assert line.removeprefix(f"{tmp_path / 'c.yaml'}:").startswith(beginning), line
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://user:hunter2@host/v1",
+        "http://host/v1?key=hunter2",
+        "http://host/v1#hunter2",
+        "http:///hunter2",
+        "http://host:hunter2/v1",
+        "http://host:99999/hunter2",
+        "http://[::1/hunter2",
+    ],
+)
+def test_an_address_that_no_backend_takes_is_a_mistake_of_the_file(tmp_path: Path, address: str) -> None:
+    """It may hold a secret, which stays out of the message."""
+    (found,) = problems(tmp_path, f"models:\n  a:\n    backend: openai\n    base_url: {address}\n")
+    assert found.startswith("4: models.a.base_url: must ") and "hunter2" not in found
+    (found,) = problems(tmp_path, f"models:\n  a:\n    backend: vllm\n    urls: [http://h/v1, '{address}']\n")
+    assert found.startswith("4: models.a.urls[1]: must ") and "hunter2" not in found
+    with pytest.raises(ValueError, match="base_url must"):
+        OpenAIHTTPSettings(base_url=address)
 
 
 def test_unreadable_files_are_problems_too(tmp_path: Path) -> None:

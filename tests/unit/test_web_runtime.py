@@ -63,7 +63,7 @@ async def test_models_load_side_by_side_and_the_first_serves_while_others_load(l
     [
         (BackendUnavailable("b", "It is gone."), "It is gone."),
         (NoSource("No weights.", ()), "No weights."),
-        (RuntimeError("/secret/path"), "could not be started; the log says why"),
+        (RuntimeError("/secret/path"), "an unexpected error; the log says more"),
     ],
 )
 async def test_one_failure_is_contained(loaded: Loaded, error: Exception, shown: str) -> None:
@@ -78,6 +78,9 @@ async def test_one_failure_is_contained(loaded: Loaded, error: Exception, shown:
         await runtime.wait_loaded()
         assert runtime.statuses["b"].state == "failed"
         assert runtime.statuses["b"].reason == shown
+        with pytest.raises(ModelNotReady) as caught:
+            runtime.prepare("b", Sampling(), {})
+        assert str(caught.value) == f"Model 'b' could not be started: {shown}"
         assert runtime.prepare("a", Sampling(), {}).wiring == "a"
 
 
