@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from gateway.settings.operations import RouteSettings, StaticKey, unix_seconds
 from gateway.settings.schema import Settings
-from gateway.settings.source import KeyPath
+from gateway.settings.source import KeyPath, dotted
 from strategies.routing import Alias, resolve
 from strategies.topology import Limits, TopologyError
 
@@ -19,6 +19,7 @@ SHARED_SCHEMES = ("redis://", "rediss://", "valkey://", "valkeys://", "unix://")
 def findings(settings: Settings, aliases: Mapping[str, Alias], limits: Limits) -> Iterator[Finding]:
     """All of them. aliases: valid ones."""
     yield from _keys(settings)
+    yield from _equal_keys(settings)
     yield from _prices(settings)
     if settings.shared_limits and not settings.shared_limits.url.get_secret_value().startswith(SHARED_SCHEMES):
         yield ("shared_limits", "url"), f"must begin with {', '.join(SHARED_SCHEMES[:-1])} or {SHARED_SCHEMES[-1]}"
@@ -50,6 +51,20 @@ def _keys(settings: Settings) -> Iterator[Finding]:
             yield (*at, "budget"), "name exactly one of `money` and `tokens`"
         if key.budget is not None and key.budget.money is not None and not settings.prices.models:
             yield (*at, "budget", "money"), "nothing has a price: see `prices`"
+
+
+def _equal_keys(settings: Settings) -> Iterator[Finding]:
+    """A key that is two keys would be known by one name only, and one that is the admin API's too would open both doors."""
+    first: dict[str, str] = {}
+    if settings.admin is not None:
+        first[settings.admin.key.get_secret_value()] = "admin.key"
+    for index, key in enumerate(settings.keys):
+        at: KeyPath = ("keys", index, "key") if isinstance(key, StaticKey) else ("keys", index)
+        secret = (key.key if isinstance(key, StaticKey) else key).get_secret_value()
+        if secret in first:
+            yield at, f"is the same key as {first[secret]}"
+        else:
+            first[secret] = dotted(at)
 
 
 def _prices(settings: Settings) -> Iterator[Finding]:

@@ -254,6 +254,27 @@ def test_secrets_show_nowhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("admin: {key: '${KEY}'}\nkeys:\n- '${KEY}'\n", ["5: keys[0]: is the same key as admin.key"]),
+        (
+            "keys:\n- key: '${KEY}'\n  name: a\n- key: '${KEY}'\n  name: b\n",
+            ["6: keys[1].key: is the same key as keys[0].key"],
+        ),
+        (
+            "keys:\n- '${KEY}'\n- {name: b, key: '${KEY}'}\n- '${KEY}'\n",
+            ["5: keys[1].key: is the same key as keys[0]", "6: keys[2]: is the same key as keys[0]"],
+        ),
+    ],
+)
+def test_a_key_is_one_key(tmp_path: Path, text: str, expected: list[str]) -> None:
+    """The message does not repeat it."""
+    assert problems(tmp_path, MODEL + text, KEY="hunter2-hunter2-hunter2") == expected
+    other = "admin: {key: another-key-of-the-admin}\nkeys: ['${KEY}', {name: b, key: '${KEY}x'}]\n"
+    load(write(tmp_path, MODEL + other), {"KEY": "hunter2-hunter2-hunter2"})
+
+
+@pytest.mark.parametrize(
     ("host", "keys", "allowed"),
     [
         ("127.0.0.1", [], True),
