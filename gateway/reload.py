@@ -34,7 +34,9 @@ from backends.wrappers import inner
 from gateway.app import Application
 from gateway.runtime import ModelStatus, Runtime, failed
 from gateway.settings import Loaded, Settings, SettingsError, host_problem, load
+from gateway.settings.check_operations import equal_keys
 from gateway.settings.prompts import load_prompts
+from gateway.settings.source import dotted
 from gateway.web.asgi import Receive, Scope, Send
 from gateway.weights import WeightsError
 
@@ -161,6 +163,8 @@ class Reloader:
         written = await anyio.to_thread.run_sync(load, old.loaded.file)
         restart = _needs_restart(old.loaded.settings, written.settings)
         loaded = replace(written, settings=_held(old.loaded.settings, written.settings))
+        for path, what in equal_keys(loaded.settings):  # one that is the admin API's until the restart
+            raise Refused(f"{dotted(path)}: {what}")
         prompts = await anyio.to_thread.run_sync(load_prompts, loaded)
         stamps = await anyio.to_thread.run_sync(_stamps, loaded)
         if loaded.settings == old.loaded.settings and stamps == old.stamps:

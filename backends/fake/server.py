@@ -174,10 +174,14 @@ class FakeServer:
 
     def _whole(self, events: list[Any]) -> dict[str, Any]:
         end = events.pop()
-        message = {"role": "assistant", "content": "".join(event.text for event in events)}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": "".join(event.text for event in events),
+            "refusal": None,
+        }
         if reasoning := "".join(event.reasoning for event in events):
             message["reasoning_content"] = reasoning
-        choice = {"index": 0, "message": message, "finish_reason": end.finish_reason}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": end.finish_reason}
         return {**self._chunk([choice], _usage(end.usage)), "object": "chat.completion"}
 
     def _event(self, delta: dict[str, Any], finish: str | None = None) -> bytes:

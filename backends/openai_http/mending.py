@@ -6,11 +6,12 @@ An answer that is handed on keeps all else. Left alone is what is not wrong but 
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-_REASONS = frozenset({None, "stop", "length", "tool_calls", "content_filter", "function_call"})
+_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 
 
 def mend_choice(choice: Any) -> bool:
@@ -18,32 +19,63 @@ def mend_choice(choice: Any) -> bool:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         return False
-    before = orjson.dumps(choice)
+    mended = mend_reason(choice)
     for holder, key in ((choice, "logprobs"), (message, "content"), (message, "refusal")):
-        holder.setdefault(key, None)
-    if choice.get("finish_reason") not in _REASONS:
-        choice["finish_reason"] = "stop"
+        if key not in holder:
+            holder[key], mended = None, True
     if "tool_calls" in message:
-        mend_calls(message, set(), indexed=False)
+        before = orjson.dumps(message)
+        Calls().mend(message, indexed=False)
         if message.get("tool_calls") and message["content"] == "":
             message["content"] = None
-    return orjson.dumps(choice) != before
+        mended = mended or orjson.dumps(message) != before
+    return mended
 
 
-def mend_calls(holder: dict[str, Any], begun: set[int], *, indexed: bool = True) -> None:
-    """The tool calls of a message, or (indexed) parts of them in a delta. begun: indices of the calls whose first part has come."""
-    calls = holder.get("tool_calls")
-    if not calls:
-        del holder["tool_calls"]
-        return
-    for place, call in enumerate(calls if isinstance(calls, list) else ()):
-        if not isinstance(call, dict):
-            continue
-        index = call.setdefault("index", place) if indexed else place
-        if index not in begun:
-            begun.add(index)
-            call["id"] = call.get("id") or f"call_{uuid.uuid4().hex[:24]}"
-            call["type"] = call.get("type") or "function"
-        function = call.get("function")
-        if isinstance(function, dict) and isinstance(function.get("arguments"), dict | list):
-            function["arguments"] = orjson.dumps(function["arguments"]).decode()
+def mend_reason(choice: dict[str, Any]) -> bool:
+    """Some servers have words of their own for an ordinary end. Whether this one had."""
+    reason = choice.get("finish_reason")
+    if reason is None or (isinstance(reason, str) and reason in _REASONS):
+        return False
+    choice["finish_reason"] = "stop"
+    return True
+
+
+@dataclass(slots=True)
+class Calls:
+    """The tool calls of one choice. Another id under the same index is another call, as in `calls.CallReader`."""
+
+    _at: dict[int, tuple[int, str | None]] = field(
+        default_factory=dict
+    )  # the server's index → ours, and the server's id
+    _taken: set[int] = field(default_factory=set)
+
+    def mend(self, holder: dict[str, Any], *, indexed: bool = True) -> None:
+        """Those of a message, or (indexed) parts of them in a delta."""
+        calls = holder.get("tool_calls")
+        if not calls:
+            del holder["tool_calls"]
+            return
+        for place, call in enumerate(calls if isinstance(calls, list) else ()):
+            if not isinstance(call, dict):
+                continue
+            index = self._part(call, place)
+            if indexed:
+                call["index"] = index
+            function = call.get("function")
+            if isinstance(function, dict) and isinstance(function.get("arguments"), dict | list):
+                function["arguments"] = orjson.dumps(function["arguments"]).decode()
+
+    def _part(self, call: dict[str, Any], place: int) -> int:
+        at, id = call.get("index"), call.get("id") or None
+        at = at if isinstance(at, int) else place
+        known = self._at.get(at)
+        if known is None or (id is not None and known[1] is not None and id != known[1]):
+            index = at if at not in self._taken else max(self._taken) + 1
+            self._taken.add(index)
+            self._at[at] = index, id
+            call["id"], call["type"] = id or f"call_{uuid.uuid4().hex[:24]}", call.get("type") or "function"
+            return index
+        if known[1] is None:
+            call.pop("id", None)  # it comes too late: one was made up
+        return known[0]

@@ -26,7 +26,7 @@ from backends.errors import BackendError, BackendUnavailable
 from backends.estimate import ESTIMATED, Tally
 from backends.openai_http.failures import from_event, not_protocol
 from backends.openai_http.forms import Form, form_of
-from backends.openai_http.mending import mend_calls, mend_choice
+from backends.openai_http.mending import Calls, mend_choice, mend_reason
 from backends.openai_http.spent import read_usage, texts_of, usage_value
 from backends.openai_http.splice import with_model
 from backends.types import Usage
@@ -62,7 +62,7 @@ class Relay:
         self._usage = usage
         self._prompt = prompt
         self._tally = Tally()
-        self._called: dict[int, set[int]] = {}  # choice → its calls that have begun
+        self._called: dict[int, Calls] = {}
         self._usage_held: dict[str, Any] | None = None  # the chunk that tells it, before [DONE]
         self._same: dict[str, Any] = {}  # in all chunks, taken from the first
         self._introduced: set[int] = set()
@@ -242,7 +242,6 @@ class Relay:
 
     def _choice(self, index: int, choice: dict[str, Any]) -> bytes:
         """Reads and mends a choice; gives what has to come before it."""
-        self._tally.saw(*texts_of(choice))
         delta = choice.get("delta")
         before = b""
         if isinstance(delta, dict):
@@ -251,16 +250,17 @@ class Relay:
             else:
                 delta.pop("role", None)
             if "tool_calls" in delta:
-                mend_calls(delta, self._called.setdefault(index, set()))
+                self._called.setdefault(index, Calls()).mend(delta)
             if delta.get("content") or delta.get("tool_calls") or delta.get("refusal"):
                 self.wrote = True
         elif "text" in choice:  # of a text completion: it has no roles
             self._introduced.add(index)
             self.wrote = self.wrote or bool(choice["text"])
-        reason = choice.get("finish_reason")
-        if reason is not None:
-            if reason in _FAILED:
-                raise from_event(self._model, {"error": {"message": f"finish_reason {reason}"}})
+        self._tally.saw(*texts_of(choice))
+        if choice.get("finish_reason") is not None:
+            _check(self._model, choice)
+            if isinstance(delta, dict):
+                mend_reason(choice)
             self._finished.add(index)
             self._form = None
             self._lessons = 0
@@ -302,8 +302,8 @@ def whole_answer(model: str, shown: str, data: bytes, prompt: int = 0) -> tuple[
         raise not_protocol(model, data[:2000].decode(errors="replace"))
     mended = False
     for choice in answer["choices"]:
-        if isinstance(choice, dict) and choice.get("finish_reason") in _FAILED:
-            raise from_event(model, {"error": {"message": f"finish_reason {choice['finish_reason']}"}})
+        if isinstance(choice, dict):
+            _check(model, choice)
     for choice in answer["choices"]:
         mended = mend_choice(choice) or mended
     told = answer.get("usage")
@@ -317,6 +317,13 @@ def whole_answer(model: str, shown: str, data: bytes, prompt: int = 0) -> tuple[
     if mended:
         return orjson.dumps({**answer, **identity(answer, "chat.completion", shown)}), usage
     return _renamed(answer, shown, data), usage
+
+
+def _check(model: str, choice: dict[str, Any]) -> None:
+    """Raises a BackendError where a server says so that it failed."""
+    reason = choice.get("finish_reason")
+    if isinstance(reason, str) and reason in _FAILED:
+        raise from_event(model, {"error": {"message": f"finish_reason {reason}"}})
 
 
 def _renamed(answer: dict[str, Any], shown: str, data: bytes) -> bytes:

@@ -83,14 +83,16 @@ class RunMeter:
             self._meter.finished(event.report)
 
     def close(self, failure: Exception | None = None) -> None:
-        """Count what was cut short, by this failure if there was one."""
+        """Count what was cut short, by this failure (of this run or another of the same request) if there was one."""
         spared = failure.model if isinstance(failure, BackendError) and read_nothing(failure) else None
         for stage in tuple(self._open):
             self._cut(stage, spared)
 
     def _cut(self, stage: int, spared: str | None = None) -> None:
-        """Count a stage that was cut short. spared: a model that has read nothing, unless something was written."""
+        """Count a stage that was cut short. spared: a model that has read nothing; the others of its stage hardly began, then, unless
+        something was written."""
         pieces = self._open.pop(stage, 0)
-        for branch in branches(self._plan.stages[stage]):
-            if pieces or branch.model != spared:
+        found = list(branches(self._plan.stages[stage]))
+        if pieces or spared not in [branch.model for branch in found]:
+            for branch in found:
                 self._meter.add(branch.model, Usage(self._meter.prompt, pieces))

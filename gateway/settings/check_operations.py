@@ -19,7 +19,7 @@ SHARED_SCHEMES = ("redis://", "rediss://", "valkey://", "valkeys://", "unix://")
 def findings(settings: Settings, aliases: Mapping[str, Alias], limits: Limits) -> Iterator[Finding]:
     """All of them. aliases: valid ones."""
     yield from _keys(settings)
-    yield from _equal_keys(settings)
+    yield from equal_keys(settings)
     yield from _prices(settings)
     if settings.shared_limits and not settings.shared_limits.url.get_secret_value().startswith(SHARED_SCHEMES):
         yield ("shared_limits", "url"), f"must begin with {', '.join(SHARED_SCHEMES[:-1])} or {SHARED_SCHEMES[-1]}"
@@ -53,7 +53,7 @@ def _keys(settings: Settings) -> Iterator[Finding]:
             yield (*at, "budget", "money"), "nothing has a price: see `prices`"
 
 
-def _equal_keys(settings: Settings) -> Iterator[Finding]:
+def equal_keys(settings: Settings) -> Iterator[Finding]:
     """A key that is two keys would be known by one name only, and one that is the admin API's too would open both doors."""
     first: dict[str, str] = {}
     if settings.admin is not None:

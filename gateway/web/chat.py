@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
@@ -120,7 +120,7 @@ class ChatRoute(Route):
 
         async def one(choice: int) -> None:
             async with at_once:
-                failure = await self._run_choice(choice, request, prepared, sink, attempts)
+                failure = await self._run_choice(choice, request, prepared, sink, attempts, failures)
             if failure is not None:
                 failures.append(failure)
                 tasks.cancel_scope.cancel()
@@ -131,8 +131,15 @@ class ChatRoute(Route):
         return failures[0] if failures else None
 
     async def _run_choice(
-        self, choice: int, request: ChatRequest, prepared: Prepared, sink: Sink, attempts: Attempts
+        self,
+        choice: int,
+        request: ChatRequest,
+        prepared: Prepared,
+        sink: Sink,
+        attempts: Attempts,
+        others: Sequence[Exception] = (),
     ) -> Exception | None:
+        """others: what went wrong with other choices by the time that this one is over; one of them ends it."""
         shape, watch = prepared.plan.shape, attempts.watch(choice, prepared.plan)
         failure: Exception | None = None
         try:
@@ -145,7 +152,7 @@ class ChatRoute(Route):
         except Exception as error:  # noqa: BLE001 - told to the client by the caller
             failure = error
         finally:
-            watch.close(failure)
+            watch.close(failure or next(iter(others), None))
         return failure
 
     def _events(

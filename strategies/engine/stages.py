@@ -84,7 +84,7 @@ async def run_text(stage: TextStage, job: Job) -> tuple[str, StageReport]:
                 await job.emit(_delta(job, event))
             else:
                 reason, usage = event.finish_reason, event.usage
-    if tally.pieces and not (usage.prompt_tokens or usage.completion_tokens):
+    if not (usage.prompt_tokens or usage.completion_tokens):
         usage = tally.usage(prompt_tokens(request.messages))  # else limits and budgets would take it for free
     report = BranchReport(stage.branch.model, stage.branch.role, usage)
     return "".join(written), StageReport(job.index, (report,), clock.seconds(), clock.first, reason)

@@ -34,7 +34,12 @@ ANSWER = {
     **HEAD,
     "object": "chat.completion",
     "choices": [
-        {"index": 0, "message": {"role": "assistant", "content": "hi"}, "logprobs": None, "finish_reason": "stop"}
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "hi", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
     ],
     "usage": USAGE,
     "service_tier": "default",

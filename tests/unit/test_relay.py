@@ -133,6 +133,30 @@ def test_tool_calls_begin_with_who_they_are() -> None:
     assert second == more
 
 
+def test_another_id_is_another_call() -> None:
+    """drop-in 19: whole calls one after the other, without an index or all under one; an id that comes too late is none."""
+
+    def call(**fields: Any) -> bytes:
+        return chunk({"tool_calls": [{"function": {"name": "f", "arguments": "{}"}, **fields}]})
+
+    for given in ({}, {"index": 0}):
+        parts = [call(id=id, **given) for id in "abc"]
+        found = [c["choices"][0]["delta"] for c in chunks(through(relay(), *parts, STOP, DONE))]
+        calls = [delta["tool_calls"][0] for delta in found if "tool_calls" in delta]
+        assert [(each["index"], each["id"]) for each in calls] == [(0, "a"), (1, "b"), (2, "c")]
+    parts = [call(index=1), call(index=1, id="late"), call(index=0, id="a"), call(index=0, id="a")]
+    found = [c["choices"][0]["delta"] for c in chunks(through(relay(), *parts, STOP, DONE))]
+    calls = [delta["tool_calls"][0] for delta in found if "tool_calls" in delta]
+    assert [(each["index"], each.get("id")) for each in calls[1:]] == [(1, None), (0, "a"), (0, "a")]
+    assert calls[0]["id"].startswith("call_")
+
+
+@pytest.mark.parametrize(("said", "given"), [("eos", "stop"), ("length", "length"), (7, "stop"), (["x"], "stop")])
+def test_reasons_are_those_that_clients_know(said: Any, given: str) -> None:
+    last = chunks(through(relay(), chunk({"content": "a"}), chunk({}, said), DONE))[-1]
+    assert last["choices"][0]["finish_reason"] == given
+
+
 def test_the_role_of_every_choice() -> None:
     """drop-in 2, 12."""
     parts = [chunk({"content": f"{n}"}, index=n) for n in (1, 0, 2, 1)] + [chunk({}, "stop", n) for n in range(3)]

@@ -232,6 +232,13 @@ async def test_a_loopback_gateway_may_lose_its_keys_and_any_other_may_not(tmp_pa
         assert outcome.result == "failed" and "keys" in (outcome.reason or "")
 
 
+async def test_the_admin_key_opens_nothing_else_until_the_restart(tmp_path: Path) -> None:
+    async with world(tmp_path, config(more="admin: {key: the-first-admin-key}")) as w:
+        w.file.write_text(config(more="admin: {key: another-admin-key}\nkeys: [the-first-admin-key]"))
+        outcome = await w.reloader.reload()
+        assert (outcome.result, outcome.reason) == ("failed", "keys[0]: is the same key as admin.key")
+
+
 async def test_keys_and_limits_hold_at_once(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         w.file.write_text(config(more="keys: [a-long-enough-key]\nlimits: {concurrent_requests: 7}"))

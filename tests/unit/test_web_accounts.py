@@ -316,10 +316,37 @@ async def test_a_model_that_was_not_asked_costs_nothing(tmp_path: Path) -> None:
     full = fake("full", faults=(Fault(on="enter", error="BackendOverloaded"),))
     async with operated(tmp_path, fake("a"), full, fake("bad", faults=(Fault(on="enter"),))) as house:
         _, header = house.make_key(tokens_per_minute=100_000)
-        for model in ("full", "a>full", "bad"):
-            assert (await house.call("POST", CHAT, question(model), header)).status >= 500
-        rows = await house.rows(3)
-        assert [row["prompt_tokens"] + row["completion_tokens"] > 0 for row in rows] == [False, True, True]
+        asked = {"full": 1, "full>a": 6, "full|a": 1, "a>full": 1, "bad": 1}
+        for model, n in asked.items():
+            assert (await house.call("POST", CHAT, question(model, n=n, max_tokens=8), header)).status >= 500
+        rows = await house.rows(len(asked))
+        spent = {row["model"]: row["prompt_tokens"] + row["completion_tokens"] for row in rows}
+        assert [model for model in asked if spent[model]] == ["a>full", "bad"]
+
+
+async def test_a_client_that_does_not_read_keeps_what_it_holds(tmp_path: Path) -> None:
+    """Until its last words fit on their way to it."""
+    async with operated(tmp_path, fake("a"), limits={"concurrent_requests": 1}) as house:
+        id, header = house.make_key(concurrency=1)
+        exchange = house.exchange("POST", CHAT, question(stream=True), header)
+        send, waiting = exchange._send, anyio.Event()
+
+        async def full(message: Any) -> None:
+            if message["type"] == "http.response.body" and not message["body"]:
+                waiting.set()
+                await anyio.sleep_forever()  # as servers do before they take anything more from us
+            await send(message)
+
+        exchange._send = full  # type: ignore[method-assign]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(exchange.run)
+            with anyio.fail_after(10):
+                await waiting.wait()
+            assert (house.app._admission.taken, house.operations.limiter._local.running(id)) == (1, 1)
+            assert (await house.call("POST", CHAT, question(), header)).status >= 429
+            exchange.leave()
+        assert not exchange.reply.complete
+        assert (await house.call("POST", CHAT, question(), header)).status == 200
 
 
 async def test_what_is_held_counts_in_both_headers(tmp_path: Path) -> None:

@@ -26,12 +26,20 @@ class Accounts:
             return
         account = Account(self._operations, record_of(scope))
         attach_account(scope, account)
+        streams = False
 
         async def send_with_limits(message: Message) -> None:
+            nonlocal streams
             if message["type"] == "http.response.start":
                 if headers := account.headers():
                     add_headers(message, encoded(headers))
-            elif not message.get("more_body", False):
+            elif message.get("more_body", False):
+                streams = True
+            else:
+                if (
+                    streams
+                ):  # the server waits here for a client that does not read, which holds what it holds until it does
+                    await send({"type": "http.response.body", "body": b"", "more_body": True})
                 await account.free()
             await send(message)
 
