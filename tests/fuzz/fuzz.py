@@ -34,7 +34,7 @@ from fuzz_requests import Request, valid
 from fuzz_socket import framed, talk
 from fuzz_target import Reply, Target, target
 
-FINE = frozenset({200, 201, 204, 400, 401, 403, 404, 405, 409, 413, 429, 431})
+FINE = frozenset({200, 201, 204, 400, 401, 403, 404, 405, 409, 413, 415, 429, 431})
 AT_ONCE = 8
 CPU_SECONDS = 3.0
 """Of the whole process, for one input that is alone."""
