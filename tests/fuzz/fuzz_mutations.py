@@ -89,6 +89,9 @@ FIELDS = (
 
 Mutation = Callable[[random.Random, Request], Request]
 
+LARGEST = 2_000_000
+"""Characters of a text that was made long: several times what a body may have."""
+
 
 def anything(chance: random.Random) -> Any:
     """A value of any kind."""
@@ -179,7 +182,7 @@ def _instead(chance: random.Random, what: str, old: Any, key: Any, places: list[
         moved = other[at][1] if isinstance(other, Pairs) else other[at]
         return _copied(moved)
     if what == "grow" and isinstance(old, str):
-        return old * chance.choice((2, 50, 50, 50, 2000))
+        return (old * chance.choice((2, 50, 50, 50, 2000)))[:LARGEST]
     if what == "grow" and isinstance(old, Pairs | list) and old:
         return type(old)([*old] * chance.choice((2, 2, 20, 20, 20, 1100)))
     return anything(chance)
