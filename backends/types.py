@@ -74,6 +74,10 @@ class ForwardRequest:
     prompts: int = 1
 
 
+FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
+"""Those of OpenAI's API; some servers have words of their own for an ordinary end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens read and written by one model, in that model's own tokens.

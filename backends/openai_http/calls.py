@@ -79,10 +79,15 @@ class CallReader:
         """The call that a fragment belongs to. Another id under the same index is another call."""
         call = self._by_index.get(index)
         if call is None or (id is not None and call.given is not None and id != call.given):
-            call = _Call(len(self.calls), id, id or f"call_{uuid.uuid4().hex[:24]}")
+            call = _Call(len(self.calls), id, id or call_id())
             self.calls.append(call)
             self._by_index[index] = call
         return call
+
+
+def call_id() -> str:
+    """For a call that its server gives none."""
+    return f"call_{uuid.uuid4().hex[:24]}"
 
 
 def _text(arguments: Any) -> str:

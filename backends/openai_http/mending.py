@@ -5,18 +5,18 @@ An answer that is handed on keeps all else. Left alone is what is not wrong but 
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
+from backends.openai_http.calls import call_id
+from backends.types import FINISH_REASONS
 
 
-def mend_choice(choice: Any) -> bool:
+def mend_choice(choice: dict[str, Any]) -> bool:
     """A choice of an answer that is not streamed. Whether anything was to be done."""
-    message = choice.get("message") if isinstance(choice, dict) else None
+    message = choice.get("message")
     if not isinstance(message, dict):
         return False
     mended = mend_reason(choice)
@@ -35,7 +35,7 @@ def mend_choice(choice: Any) -> bool:
 def mend_reason(choice: dict[str, Any]) -> bool:
     """Some servers have words of their own for an ordinary end. Whether this one had."""
     reason = choice.get("finish_reason")
-    if reason is None or (isinstance(reason, str) and reason in _REASONS):
+    if reason is None or (isinstance(reason, str) and reason in FINISH_REASONS):
         return False
     choice["finish_reason"] = "stop"
     return True
@@ -74,7 +74,7 @@ class Calls:
             index = at if at not in self._taken else max(self._taken) + 1
             self._taken.add(index)
             self._at[at] = index, id
-            call["id"], call["type"] = id or f"call_{uuid.uuid4().hex[:24]}", call.get("type") or "function"
+            call["id"], call["type"] = id or call_id(), call.get("type") or "function"
             return index
         if known[1] is None:
             call.pop("id", None)  # it comes too late: one was made up

@@ -304,8 +304,7 @@ def whole_answer(model: str, shown: str, data: bytes, prompt: int = 0) -> tuple[
     for choice in answer["choices"]:
         if isinstance(choice, dict):
             _check(model, choice)
-    for choice in answer["choices"]:
-        mended = mend_choice(choice) or mended
+            mended = mend_choice(choice) or mended
     told = answer.get("usage")
     usage = read_usage(told) if isinstance(told, dict) else Usage()
     if not (usage.prompt_tokens or usage.completion_tokens):
@@ -314,9 +313,7 @@ def whole_answer(model: str, shown: str, data: bytes, prompt: int = 0) -> tuple[
             tally.saw(*texts_of(choice))
         usage, mended = tally.usage(prompt), True
         answer |= {"usage": usage_value(usage), "modelnet": ESTIMATED}
-    if mended:
-        return orjson.dumps({**answer, **identity(answer, "chat.completion", shown)}), usage
-    return _renamed(answer, shown, data), usage
+    return _written(answer, shown, None if mended else data), usage
 
 
 def _check(model: str, choice: dict[str, Any]) -> None:
@@ -326,15 +323,17 @@ def _check(model: str, choice: dict[str, Any]) -> None:
         raise from_event(model, {"error": {"message": f"finish_reason {reason}"}})
 
 
-def _renamed(answer: dict[str, Any], shown: str, data: bytes) -> bytes:
+def _written(answer: dict[str, Any], shown: str, data: bytes | None) -> bytes:
+    """With the client's name for the model. data: the answer as the server wrote it, if it says the same."""
     same = identity(answer, "chat.completion", shown)
-    changed = [key for key, value in same.items() if answer.get(key) != value]
-    if not changed:
-        return data
-    if changed == ["model"] and isinstance(answer.get("model"), str):
-        spliced = with_model(data, orjson.dumps(shown))
-        if spliced is not None:
-            return spliced
+    if data is not None:
+        changed = [key for key, value in same.items() if answer.get(key) != value]
+        if not changed:
+            return data
+        if changed == ["model"] and isinstance(answer.get("model"), str):
+            spliced = with_model(data, orjson.dumps(shown))
+            if spliced is not None:
+                return spliced
     return orjson.dumps({**answer, **same})
 
 

@@ -76,8 +76,7 @@ def list_keys(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the keys, what they may, and what was spent on each."""
-    from gateway.keys.key import NANO
-    from gateway.keys.keyring import periods
+    from gateway.keys.keyring import PERIODS, periods
 
     with _store(config) as store:
         keys, spending = store.all(), store.spending()
@@ -85,12 +84,10 @@ def list_keys(
     if as_json:
         import orjson
 
-        named = {"total": total, "day": day, "month": month}
-        shown = []
+        named, shown = dict(zip(PERIODS, (total, day, month), strict=True)), []
         for key in keys:
-            spent = {name: _spent(spending, key, period) for name, period in named.items()}
-            values = {name: {"tokens": each.tokens, "money": each.nano / NANO} for name, each in spent.items()}
-            shown.append({**key.value(), "tokens_spent": spent["total"].tokens, "spent": values})
+            spent = {name: _spent(spending, key, period).value() for name, period in named.items()}
+            shown.append({**key.value(), "tokens_spent": spent["total"]["tokens"], "spent": spent})
         typer.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
         return
     from rich.console import Console

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
+
+from gateway.keys.patterns import matches
 
 NANO = 1_000_000_000
 """Money is counted in whole billionths of the configured currency: sums are exact, in every order."""
@@ -65,6 +67,12 @@ class Rights:
             or self.concurrency is not None
             or self.budget is not None
         )
+
+    def allow(self, asked: str, wiring: str, models: Iterable[str]) -> bool:
+        """Whether a name may be asked for that stands for this wiring of these models."""
+        if not (matches(self.wirings, asked) or matches(self.wirings, wiring)):
+            return False
+        return self.models == ("*",) or all(matches(self.models, name) for name in models)
 
     def value(self) -> dict[str, Any]:
         """As JSON; `of` reads it back."""

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal
 
-from gateway.keys.key import Key
+from gateway.keys.key import Key, Period
 from gateway.keys.secrets import digest, id_of
 from gateway.keys.store import Spending, Spent
 
@@ -137,8 +137,11 @@ class SpendBook:
             self._stored = found
 
 
+PERIODS: tuple[Period, ...] = ("total", "day", "month")
+
+
 def periods(now: float) -> tuple[str, ...]:
-    """The names of the periods that a moment (Unix seconds) is in: all time, the day, the month."""
+    """The names of the periods that a moment (Unix seconds) is in, in the order of PERIODS."""
     return _periods(int(now // 86_400))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.keys.key import Key, Rights
+from gateway.keys.key import NANO, Key, Rights
 from gateway.keys.secrets import make_key
 from gateway.storage import Database, StorageError, open_database
 
@@ -53,6 +53,10 @@ class Spent:
 
     def __sub__(self, other: Spent) -> Spent:
         return Spent(self.tokens - other.tokens, self.nano - other.nano)
+
+    def value(self) -> dict[str, Any]:
+        """As JSON, the money in the currency itself."""
+        return {"tokens": self.tokens, "money": self.nano / NANO}
 
     def of(self, unit: str) -> int:
         """In a budget's unit."""

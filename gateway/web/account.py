@@ -16,7 +16,6 @@ from backends.types import Message, Usage
 from gateway.experiments.choose import Choice, Facts, OverrideForbidden, UnknownArm, choose, shadowed
 from gateway.experiments.shadow import Original, texts
 from gateway.keys.key import Key
-from gateway.keys.patterns import matches
 from gateway.ledger.meter import Meter, RunMeter
 from gateway.ledger.row import Row, outcome
 from gateway.limits.estimate import Budgets, estimate
@@ -104,12 +103,7 @@ class Account:
 
     def check(self, model: str, wiring: str, models: Iterable[str]) -> None:
         """Whether the key may use this. model: as asked for. Raises APIError (403)."""
-        if self.key is None:
-            return
-        rights = self.key.rights
-        if not (matches(rights.wirings, model) or matches(rights.wirings, wiring)):
-            raise not_allowed(model)
-        if rights.models != ("*",) and not all(matches(rights.models, name) for name in models):
+        if self.key is not None and not self.key.rights.allow(model, wiring, models):
             raise not_allowed(model)
 
     async def admit_plan(self, prepared: Prepared, messages: Sequence[Message], n: int, conversations: int = 1) -> None:

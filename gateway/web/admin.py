@@ -29,8 +29,8 @@ from pydantic import Field
 import gateway
 from gateway.experiments.page import page
 from gateway.experiments.report import METRICS, Metric, Report, report
-from gateway.keys.key import LONGEST_NAME, NANO, Key, Rights
-from gateway.keys.keyring import periods
+from gateway.keys.key import LONGEST_NAME, Key, Rights
+from gateway.keys.keyring import PERIODS, periods
 from gateway.keys.secrets import digest
 from gateway.keys.store import KeyStore, UnknownKey
 from gateway.ledger.tables import Tables
@@ -255,10 +255,9 @@ def _report(loaded: Loaded, operations: Operations, route: str, days: float, met
 
 
 def _shown(key: Key, operations: Operations) -> dict[str, Any]:
-    book, names = operations.keyring.spending, ("total", "day", "month")
-    spent = {name: book.known(key.id, period) for name, period in zip(names, periods(time.time()), strict=True)}
-    shown = {name: {"tokens": each.tokens, "money": each.nano / NANO} for name, each in spent.items()}
-    return {**key.value(), "spent": shown}
+    book = operations.keyring.spending
+    named = zip(PERIODS, periods(time.time()), strict=True)
+    return {**key.value(), "spent": {name: book.known(key.id, period).value() for name, period in named}}
 
 
 def _status(operations: Operations) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from backends.types import Usage
+from backends.types import FINISH_REASONS, Usage
 from gateway.observability.record import RequestRecord
 from gateway.runtime import Prepared
 from gateway.web.asgi import Scope, Send
@@ -24,8 +24,6 @@ from gateway.wire.decode import ChatRequest
 from gateway.wire.extension import extension_value
 from gateway.wire.logprobs import Logprobs
 from strategies.engine.events import Event, Finished
-
-_FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ class Answering:
 
     def finish_reason(self, end: Finished) -> str:
         """One that OpenAI's clients know: some servers have words of their own for an ordinary end."""
-        reason = end.finish_reason if end.finish_reason in _FINISH_REASONS else "stop"
+        reason = end.finish_reason if end.finish_reason in FINISH_REASONS else "stop"
         return "function_call" if reason == "tool_calls" and self.request.legacy else reason
 
 

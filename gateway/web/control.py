@@ -132,8 +132,7 @@ def visible(rights: Rights, runtime: Runtime, name: str) -> bool:
     if name in runtime.operations.routes:
         return matches(rights.wirings, name)
     topology = runtime.route(name).topology
-    asked = matches(rights.wirings, name) or matches(rights.wirings, write(topology))
-    return asked and all(matches(rights.models, model.name) for model in models_of(topology))
+    return rights.allow(name, write(topology), (model.name for model in models_of(topology)))
 
 
 def named_value(runtime: Runtime, name: str) -> dict[str, Any]:

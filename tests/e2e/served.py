@@ -58,15 +58,24 @@ def upstream(folder: Path, name: str, *arguments: str) -> Iterator[str]:
 
 
 @contextmanager
-def gateway(folder: Path, config: str, key: str = KEY) -> Iterator[openai.OpenAI]:
-    """The official client of a gateway with this configuration; its `base_url` leads to `/v1/`."""
+def serving(folder: Path, config: str) -> Iterator[str]:
+    """A gateway with this configuration; its URL. It has to end well."""
     file = folder / "gateway.yaml"
-    file.write_text(f'{config}\nkeys: ["{key}"]\n', encoding="utf-8")
+    file.write_text(config, encoding="utf-8")
     arguments = ["-m", "gateway", "serve", "--config", str(file), "--port", "0"]
     server = Process(folder, "gateway", arguments, r"serving on (http://\S+)/v1", {})
     try:
-        with openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=20) as client:
-            yield client
+        yield server.url
     finally:
         code = server.end()
     assert code == 0, server.log()
+
+
+@contextmanager
+def gateway(folder: Path, config: str, key: str = KEY) -> Iterator[openai.OpenAI]:
+    """The official client of a gateway with this configuration; its `base_url` leads to `/v1/`."""
+    with (
+        serving(folder, f'{config}\nkeys: ["{key}"]\n') as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=20) as client,
+    ):
+        yield client

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from served import KEY, Process, upstream
+from served import KEY, serving, upstream
 
 CONFIG = """
 models:
@@ -35,17 +35,12 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("one")
-    with upstream(folder, "far", "--answer", "{last} and so on.") as far:
-        file = folder / "gateway.yaml"
-        file.write_text(CONFIG.format(far=far, key=KEY), encoding="utf-8")
-        arguments = ["-m", "gateway", "serve", "--config", str(file), "--port", "0"]
-        server = Process(folder, "gateway", arguments, r"serving on (http://\S+)/v1", {})
-        try:
-            with httpx.Client(base_url=f"{server.url}/v1", headers={"authorization": f"Bearer {KEY}"}) as made:
-                yield made
-        finally:
-            code = server.end()
-    assert code == 0, server.log()
+    with (
+        upstream(folder, "far", "--answer", "{last} and so on.") as far,
+        serving(folder, CONFIG.format(far=far, key=KEY)) as url,
+        httpx.Client(base_url=f"{url}/v1", headers={"authorization": f"Bearer {KEY}"}) as made,
+    ):
+        yield made
 
 
 @pytest.mark.parametrize("asked", ASKED)

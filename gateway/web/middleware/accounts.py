@@ -36,9 +36,8 @@ class Accounts:
             elif message.get("more_body", False):
                 streams = True
             else:
-                if (
-                    streams
-                ):  # the server waits here for a client that does not read, which holds what it holds until it does
+                if streams:
+                    # The server waits here for a client that does not read, which keeps what it holds until it does.
                     await send({"type": "http.response.body", "body": b"", "more_body": True})
                 await account.free()
             await send(message)
