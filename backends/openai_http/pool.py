@@ -122,7 +122,9 @@ class Pool:
 def request_head(method: str, url: str, headers: Mapping[str, str]) -> bytes:
     """The request line and headers, without the empty line: a Content-Length may follow. Raises ValueError for line breaks."""
     parts = urlsplit(url)
-    lines = [f"{method} {parts.path or '/'} HTTP/1.1", f"Host: {parts.netloc}"]
+    lines = [f"{method} {parts.path or '/'} HTTP/1.1"]
+    if not any(name.lower() == "host" for name in headers):
+        lines.append(f"Host: {parts.netloc}")
     lines += [f"{name}: {value}" for name, value in headers.items()]
     if any("\r" in line or "\n" in line for line in lines):
         raise ValueError("a header or path holds a line break")

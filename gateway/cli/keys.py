@@ -59,10 +59,12 @@ def create(
     config: Config = None,
 ) -> None:
     """Make a key and print it, this once: only a digest of it is kept."""
-    from gateway.keys.key import LONGEST_NAME
+    from gateway.keys.key import named
 
-    if not 1 <= len(name) <= LONGEST_NAME:
-        raise typer.BadParameter(f"a name has 1 to {LONGEST_NAME} characters")
+    try:
+        name = named(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     with _store(config) as store:
         rights = _rights(None, models, wirings, requests_per_minute, tokens_per_minute, concurrency, budget)
         key, text = store.create(name, rights, _moment(expires))

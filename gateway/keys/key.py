@@ -17,7 +17,16 @@ MOST_PER_MINUTE = 100_000_000
 """Largest rate: beyond it the arithmetic of a shared bucket would not be exact in doubles."""
 
 LONGEST_NAME = 128
-"""Characters in the name of a key that is made while the gateway runs; it has at least one."""
+"""Characters in the name of a key that is made while the gateway runs."""
+
+
+def named(name: str) -> str:
+    """A name for a new key, on one line, for tables and logs show it. Raises ValueError, saying what a name is."""
+    name = " ".join(name.split())
+    if not (1 <= len(name) <= LONGEST_NAME and name.isprintable()):
+        raise ValueError(f"a name has 1 to {LONGEST_NAME} characters, and no control characters")
+    return name
+
 
 Unit = Literal["money", "tokens"]
 Period = Literal["total", "day", "month"]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, SecretStr, Tag
 
-from gateway.settings.base import Count, Name, Seconds, Strict
+from gateway.settings.base import Count, HeaderValue, Name, Seconds, Strict
 
 Pattern = Annotated[str, Field(min_length=1, max_length=256)]
 Rate = Annotated[int, Field(ge=1, le=100_000_000)]
@@ -48,7 +48,7 @@ class Budget(Strict):
 class StaticKey(Strict):
     """A key of the configuration, with what it may."""
 
-    key: Annotated[SecretStr, Field(min_length=8)] = Field(description="The key itself. Use ${NAME}.")
+    key: Annotated[HeaderValue, Field(min_length=8)] = Field(description="The key itself. Use ${NAME}.")
     name: Name = Field(description="What logs, limits and the ledger know it by.")
     models: list[Pattern] = Field(
         default_factory=lambda: ["*"],
@@ -71,7 +71,7 @@ def _kind_of_key(value: Any) -> str:
 
 
 AnyKey = Annotated[
-    Annotated[SecretStr, Field(min_length=8), Tag("plain")] | Annotated[StaticKey, Tag("with rights")],
+    Annotated[HeaderValue, Field(min_length=8), Tag("plain")] | Annotated[StaticKey, Tag("with rights")],
     Discriminator(_kind_of_key),
 ]
 
@@ -208,6 +208,8 @@ class Shadows(Strict):
 class Admin(Strict):
     """The admin API: keys, reports and the state of things, on a port of its own."""
 
-    key: Annotated[SecretStr, Field(min_length=16)] = Field(description="Its own key; no other opens it. Use ${NAME}.")
+    key: Annotated[HeaderValue, Field(min_length=16)] = Field(
+        description="Its own key; no other opens it. Use ${NAME}."
+    )
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to serve it on.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8001, description="Port; 0 takes a free one.")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
-from gateway.settings.base import Count, Name, Seconds, Strict
+from gateway.settings.base import Count, Headers, Name, Seconds, Strict
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Priority = Literal["low", "normal", "high"]
@@ -83,7 +83,7 @@ class Tracing(Strict):
     endpoint: str = Field(
         pattern=r"^https?://[^\s]+$", description="Where traces are sent, e.g. http://localhost:4318/v1/traces."
     )
-    headers: dict[str, SecretStr] = Field(default_factory=dict, description="Sent along. Use ${NAME}.")
+    headers: Headers = Field(default_factory=dict, description="Sent along. Use ${NAME}.")
     sample: Share = Field(
         default=1.0, description="Part of the requests that is traced, where the client has not decided (traceparent)."
     )

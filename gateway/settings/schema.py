@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field
 
 from backends.fake.settings import ERRORS
 from backends.openai_http.settings import address_problem
 from backends.vllm.settings import DRAFT_NOISE
 from gateway.settings import operations
-from gateway.settings.base import Count, Name, Seconds, Strict
+from gateway.settings.base import Count, Headers, HeaderValue, Name, Seconds, Strict
 from gateway.settings.resilience import Resilience, Shedding, Tracing
 
 
@@ -98,10 +98,10 @@ class ServerModel(AnyModel):
     """A model behind a server that speaks the OpenAI API: what all kinds of them have."""
 
     model: str = Field(default="", description="The server's name for the model; empty: the name used here.")
-    api_key: SecretStr | None = Field(
+    api_key: HeaderValue | None = Field(
         default=None, description="Sent as a bearer token. Use ${NAME}; never write it here."
     )
-    headers: dict[str, SecretStr] = Field(default_factory=dict, description="Sent with every request.")
+    headers: Headers = Field(default_factory=dict, description="Sent with every request.")
     connect_timeout: Seconds = Field(default=5.0, description="Seconds to connect.")
     first_byte_timeout: Seconds = Field(
         default=120.0, description="Seconds to the first byte of a stream; a whole answer has limits.request_seconds."
@@ -160,7 +160,7 @@ class HostedModel(AnyModel):
 
     backend: Literal["hosted"]
     model: str = Field(min_length=1, description="litellm's name for it, with the provider: anthropic/claude-….")
-    api_key: SecretStr | None = Field(
+    api_key: HeaderValue | None = Field(
         default=None, description="Use ${NAME}; null: what the provider's own environment variable says."
     )
     api_base: str | None = Field(

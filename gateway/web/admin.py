@@ -24,12 +24,12 @@ import anyio.to_thread
 import orjson
 import structlog
 from fastapi import FastAPI, Query, Request, Response
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 import gateway
 from gateway.experiments.page import page
 from gateway.experiments.report import METRICS, Metric, Report, report
-from gateway.keys.key import LONGEST_NAME, Key, Rights
+from gateway.keys.key import Key, Rights, named
 from gateway.keys.keyring import PERIODS, periods
 from gateway.keys.secrets import digest
 from gateway.keys.store import KeyStore, UnknownKey
@@ -97,7 +97,7 @@ class KeyFields(Strict):
 class NewKeyFields(KeyFields):
     """A new key also has a name."""
 
-    name: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+    name: Annotated[str, AfterValidator(named)]
 
 
 class AdminAuth:

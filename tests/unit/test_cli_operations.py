@@ -170,6 +170,8 @@ def test_a_stored_moment_that_no_calendar_has_hides_no_key(folder: Path, moment:
 @pytest.mark.parametrize(
     ("words", "code"),
     [
+        (["create", " "], 2),
+        (["create", "x\x1b[2J"], 2),
         (["create", "x", "--budget", "lots"], 2),
         (["create", "x", "--budget", "0"], 2),
         (["create", "x", "--expires", "soon"], 2),

@@ -20,6 +20,11 @@ def test_a_request_as_written() -> None:
         request_head("POST", "http://h/", {"A": "b\r\nEvil: c"})
 
 
+def test_one_host() -> None:
+    """For a server behind another name: two of them are refused everywhere."""
+    assert request_head("GET", "http://h:1/v1", {"host": "other"}) == b"GET /v1 HTTP/1.1\r\nhost: other\r\n"
+
+
 @pytest.mark.parametrize("answer", [sized(b"hello world"), chunked(b"hello", b" ", b"world")])
 @pytest.mark.parametrize("size", [1, 3, 1000])
 async def test_however_the_bytes_are_cut(answer: bytes, size: int) -> None:

@@ -256,6 +256,44 @@ def test_secrets_show_nowhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("keys: ['${KEY}']\n", "keys[0]"),
+        ("keys: [{name: a, key: '${KEY}'}]\n", "keys[0].key"),
+        ("admin: {key: '${KEY}'}\nkeys: [another-key-of-a-user]\n", "admin.key"),
+        ("tracing: {endpoint: http://h/v1/traces, headers: {x-key: '${KEY}'}}\n", "tracing.headers.x-key"),
+        ("  b: {backend: openai, base_url: http://h/v1, api_key: '${KEY}'}\n", "models.b.api_key"),
+        ("  b: {backend: vllm, urls: ['http://h/v1'], api_key: '${KEY}'}\n", "models.b.api_key"),
+        ("  b: {backend: openai, base_url: http://h/v1, headers: {X-Key: '${KEY}'}}\n", "models.b.headers.X-Key"),
+    ],
+)
+def test_keys_and_headers_are_one_line(tmp_path: Path, text: str, expected: str) -> None:
+    """Nobody could send such a key, and no request with it would leave. The message does not repeat it."""
+    for key, said in (
+        ("hunter2-hunter2-hunter2\n", "holds a line break or another control character"),
+        ("hunter2\x00hunter2-hunter2", "holds a line break or another control character"),
+        (" hunter2-hunter2-hunter2", "begins or ends with a space"),
+    ):
+        (found,) = problems(tmp_path, MODEL + text, KEY=key)
+        assert expected in found
+        assert found.endswith(said)
+        assert "hunter2" not in found
+    load(write(tmp_path, MODEL + text), {"KEY": "hunter2-hunter2-hunter2"})
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "transfer-encoding", "Connection"])
+def test_a_models_headers_do_not_frame_its_requests(tmp_path: Path, name: str) -> None:
+    text = MODEL + f"  b: {{backend: openai, base_url: http://h/v1, headers: {{{name}: '5'}}}}\n"
+    (found,) = problems(tmp_path, text)
+    assert found.endswith("is a header that the gateway sets itself")
+
+
+@pytest.mark.parametrize("name", ["x key", "x:key", "x\\nkey", ""])
+def test_a_headers_name_is_one(tmp_path: Path, name: str) -> None:
+    assert problems(tmp_path, MODEL + f'  b: {{backend: openai, base_url: http://h/v1, headers: {{"{name}": "5"}}}}\n')
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
         ("admin: {key: '${KEY}'}\nkeys:\n- '${KEY}'\n", ["5: keys[0]: is the same key as admin.key"]),
         (
             "keys:\n- key: '${KEY}'\n  name: a\n- key: '${KEY}'\n  name: b\n",

@@ -94,6 +94,9 @@ async def test_the_life_of_a_key(tmp_path: Path) -> None:
     [
         {},
         {"name": ""},
+        {"name": " \n\t"},
+        {"name": "x\x1b[2J"},
+        {"name": "x" * 129},
         {"name": "x", "requests_per_minute": 0},
         {"name": "x", "requests_per_minute": "5"},
         {"name": "x", "budget": {"per": "day"}},
