@@ -250,7 +250,7 @@ class Alias(Strict):
     )
     drafts: Literal["off", "auto", "on"] | None = Field(
         default=None,
-        description="Whether groups read ahead and verify: never, where it pays, or wherever there is a guess.",
+        description="Whether to read ahead and verify: never, groups where it pays, or wherever there is a guess.",
     )
     early_prefill: Literal["off", "auto"] | None = Field(
         default=None,
@@ -281,7 +281,7 @@ class Limits(Strict):
     )
     drafts: Literal["off", "auto", "on"] = Field(
         default="auto",
-        description="Whether groups read ahead and verify, where neither request nor alias says: off, auto (where it pays), on.",
+        description="Whether to read ahead and verify, where neither request nor alias says: off, auto (groups, where it pays), on.",
     )
     early_prefill: Literal["off", "auto"] = Field(
         default="auto",

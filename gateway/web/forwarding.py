@@ -1,7 +1,8 @@
 """The shortest way through: a request for one model with a server of its own is handed on as it came, and so is the answer.
 
 Which requests: the name means a single model whose backend forwards (`ForwardingBackend`), no alias tells that model anything of its
-own, the request holds nothing of ours (`modelnet`), and the ledger does not keep answers. All others take the way through the engine.
+own, the request holds nothing of ours (`modelnet`), the model is not to read ahead, and the ledger does not keep answers. All others take
+the way through the engine.
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ log = structlog.get_logger("modelnet.requests")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a model name means here. max_tokens: the alias's, where the request has no budget."""
+    """What a model name means here. max_tokens: the alias's, where the request has no budget. drafted: it is to read ahead where it can."""
 
     model: str
     backend: ForwardingBackend
     wiring: bytes
     max_tokens: int | None
+    drafted: bool = False
 
 
 class Forwarder:
@@ -70,7 +72,7 @@ class Forwarder:
         if self.kind == "chat" and self._runtime.operations.settings.ledger.texts:
             return False  # answers are to be kept, so they have to be read
         target = self.target(model)
-        if target is None:
+        if target is None or (target.drafted and self.kind == "chat" and fields.get("temperature") == 0):
             return False
         record.model, record.shape, record.wiring = model, "single", target.model
         prompts = self._check(fields)
@@ -143,7 +145,9 @@ class Forwarder:
             return None
         if self._is_told(alias):
             return None
-        return Target(name, entry.backend, name.encode(), alias.max_tokens)
+        drafts = alias.drafts or self._runtime.settings.limits.drafts
+        drafted = drafts == "on" and entry.token_backend() is not None
+        return Target(name, entry.backend, name.encode(), alias.max_tokens, drafted)
 
 
 def _tokens(fields: Mapping[str, Any], size: int, target: Target, default: int) -> tuple[int, int]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import anyio.to_thread
 
-from backends.catalog import Catalog
+from backends.catalog import Catalog, Entry
 from backends.errors import RequestRejected
+from backends.types import Message, Sampling
 from strategies.engine import guiding
 from strategies.engine.options import Options
 from strategies.fusion import fuser_of
@@ -25,14 +28,38 @@ def asked_of_tokens(options: Options) -> tuple[str, ...]:
     return tuple(field for field, is_asked in asked.items() if is_asked)
 
 
-def by_session(stage: Stage, options: Options, catalog: Catalog, *, last: bool) -> FusedStage | None:
+def by_session(
+    stage: Stage, options: Options, catalog: Catalog, *, last: bool, messages: Sequence[Message] = ()
+) -> FusedStage | None:
     """The stage as a group, if its text comes out of token sessions: it is a group, or it writes the answer with its single model, whose
-    server does not itself honour what is asked."""
+    server does not itself honour what is asked, or it is to read ahead, as only sessions can. messages: the request's."""
     if isinstance(stage, FusedStage):
         return stage
-    if last and asked_of_tokens(options) and not catalog[stage.branch.model].native:
+    entry = catalog[stage.branch.model]
+    if (last and asked_of_tokens(options) and not entry.native) or _by_drafts(entry, options, messages, last=last):
         return FusedStage((stage.branch,), (1.0,))
     return None
+
+
+def _by_drafts(entry: Entry, options: Options, messages: Sequence[Message], *, last: bool) -> bool:
+    """Whether a model that writes by itself is to read ahead: that is asked for, its text is its likeliest tokens, and nothing is asked
+    or told that only its own server knows."""
+    if options.drafts != "on" or entry.token_backend() is None or not is_greedy(options.sampling, entry):
+        return False
+    beyond = options.extra or asked_of_tokens(options) or (entry.native and any(message.extra for message in messages))
+    return not (last and beyond)
+
+
+def is_greedy(sampling: Sampling, entry: Entry) -> bool:
+    """Whether a model that writes by itself says its likeliest token, whatever was said before. What a server does where the request says
+    nothing is not known."""
+    if sampling.frequency_penalty or sampling.presence_penalty:
+        return False
+    temperature = sampling.temperature
+    if temperature is None and not entry.native:
+        own: Sampling = getattr(entry.backend, "default_sampling", Sampling())
+        temperature = own.temperature or 0.0
+    return temperature == 0
 
 
 async def check(plan: Plan, options: Options, catalog: Catalog) -> None:

@@ -109,7 +109,7 @@ async def _stages(
         last = index == len(plan.stages) - 1
         job = Job(index, last, plan.shape, messages, texts, options, catalog, emit)
         await send.send(StageStarted(index))
-        group = by_session(stage, options, catalog, last=last)
+        group = by_session(stage, options, catalog, last=last, messages=messages)
         with watched(index, stage, plan.shape) as tell:
             waited = time.perf_counter() - max((ended[earlier] for earlier in read), default=0.0)
             text, report = await _write(stage, job, group)

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from comparing import ASKED, JSON, TEXTS, WORDS, bare, catalog_of, events_of, last
+from comparing import ASKED, JSON, PROMPTS, TEXTS, WORDS, bare, catalog_of, events_of, last
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backends.catalog import Catalog, Entry
 from backends.errors import BackendError
 from backends.fake import FakeBackend, FakeSettings, Fault
-from backends.types import Sampling
-from strategies.engine.events import Delta, Event
+from backends.types import Message, Sampling
+from strategies.engine import Options, run
+from strategies.engine.events import Delta, Event, Finished
 from strategies.fusion import FUSERS
+from strategies.planning.planner import plan
+from strategies.topology import parse
 
 pytestmark = pytest.mark.anyio
 
@@ -206,10 +209,79 @@ async def test_a_second_stage_copies_the_first() -> None:
         )
         for mode in ("off", "on")
     ]
-    assert list(map(bare, plain)) == list(map(bare, drafted))
+    assert told(plain) == told(drafted)
     before, after, report = last(plain).meters, last(drafted).meters, last(drafted).drafts
     assert before is not None
     assert after is not None
     assert report is not None
     assert report.accepted > 0.9 * report.proposed > 0
     assert after.passes < before.passes / 4
+
+
+def told(events: Sequence[Event]) -> list[Any]:
+    """What a client learns of an answer: the text of every stage, its reason to end, its tokens."""
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    texts = [
+        "".join(e.text for e in events if isinstance(e, Delta) and e.stage == n) for n in range(len(finished.stages))
+    ]
+    return [finished.usage, *zip(texts, [(r.finish_reason, r.usage) for r in finished.stages], strict=True)]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Sampling(),
+        Sampling(temperature=0.0, top_p=0.3, seed=5),
+        Sampling(max_tokens=7),
+        Sampling(stop=("is the", "👍")),
+        Sampling(temperature=0.0, max_tokens=40, stop=("nowhere",)),
+    ],
+)
+@pytest.mark.parametrize("wiring", ["a", "a>b", "a>b>a"])
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+async def test_models_that_write_by_themselves_read_ahead_where_asked_to(
+    wiring: str, asked: Sampling, noise: float
+) -> None:
+    """The same text as their own streams, in fewer passes where they repeat something."""
+    text = "中国 the answer is 中国 the answer is the end 👍, it is 中国 the answer. " * 2
+    found = []
+    for mode in ("off", "on"):
+        entries = {n: Entry(FakeBackend(n, FakeSettings(answer=text, draft_noise=noise))) for n in "ab"}
+        found.append(await events_of(Catalog(entries), wiring, mode, sampling=asked))
+    plain, drafted = found
+    assert told(plain) == told(drafted)
+    finished = drafted[-1]
+    assert isinstance(finished, Finished)
+    for report in finished.stages:
+        assert report.meters is not None
+        assert report.drafts is not None
+        if report.meters.pieces > 20:
+            assert report.drafts.accepted > 0
+            assert report.meters.passes < report.meters.pieces
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"sampling": Sampling(temperature=0.5, seed=1)},
+        {"sampling": Sampling(temperature=0.0, frequency_penalty=0.5)},
+        {"sampling": Sampling()},  # what its server does then is not known
+        {"sampling": Sampling(temperature=0.0), "extra": {"top_k": 5}},
+        {"sampling": Sampling(temperature=0.0), "logprobs": 1},
+    ],
+)
+async def test_a_server_is_left_alone_where_only_it_knows(asked: dict[str, Any]) -> None:
+    """A model with a server of its own writes by its stream unless nothing else can come of it."""
+    catalog = Catalog({"a": Entry(FakeBackend("a", FakeSettings(answer=TEXTS[0])), native=True)})
+    assert last(await events_of(catalog, "a", "on", **asked)).drafts is None
+    assert last(await events_of(catalog, "a", "auto", sampling=Sampling(temperature=0.0))).drafts is None
+    assert last(await events_of(catalog, "a", "on", sampling=Sampling(temperature=0.0))).drafts is not None
+
+
+async def test_what_only_a_server_understands_of_a_message_is_left_to_it() -> None:
+    catalog = Catalog({"a": Entry(FakeBackend("a", FakeSettings(answer=TEXTS[0])), native=True)})
+    said = Message("user", "Look", {"content": [{"type": "image_url", "image_url": {"url": "data:,"}}]})
+    asked = Options(PROMPTS, Sampling(temperature=0.0), drafts="on")
+    async with run(plan(parse("a").topology, catalog), [said], asked, catalog) as events:
+        assert last([event async for event in events]).drafts is None

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from edge import CHAT, question
+from edge import CHAT, Edge, question
 from forwarding_house import ANSWER, CLIENT_KEY, DONE, ROLE, SPENT, STOP, UPSTREAM_KEY, chunk, house, silent
 
+from backends.catalog import Entry
+from backends.errors import BackendUnavailable
+from backends.fake import FakeBackend, FakeSettings
+from backends.protocol import Forwarded
+from backends.types import ForwardRequest
 from backends.vllm import VLLMBackend
+from gateway.app import Application
+from gateway.runtime import open_runtime
+from gateway.settings import Loaded, Settings
+from gateway.settings.source import Source
 
 pytestmark = pytest.mark.anyio
 
@@ -179,6 +190,50 @@ async def test_which_requests_are_handed_on(model: str, more: Any, raw: bool, tm
             assert h.upstream.body.get("max_tokens") == (7 if model == "bounded" else None)
         if model == "told":
             assert h.upstream.body["messages"][0]["content"] == "Think. Why?"
+
+
+class Both(FakeBackend):
+    """Hands requests on, and opens token sessions too, as models on vLLM do."""
+
+    @asynccontextmanager
+    async def forward(self, request: ForwardRequest) -> AsyncIterator[Forwarded]:
+        raise BackendUnavailable("a", "handed on")
+        yield
+
+
+@pytest.mark.parametrize(
+    ("model", "limit", "more", "raw"),
+    [
+        ("ahead", "auto", {"temperature": 0}, False),
+        ("ahead", "auto", {"temperature": 0, "stream": True}, False),
+        ("ahead", "auto", {"temperature": 0.5}, True),
+        ("ahead", "auto", {}, True),
+        ("a", "auto", {"temperature": 0}, True),
+        ("a", "on", {"temperature": 0}, False),
+        ("plain", "on", {"temperature": 0}, True),
+    ],
+)
+async def test_who_is_to_read_ahead_writes_by_token_sessions(model: str, limit: str, more: Any, raw: bool) -> None:
+    sections = {
+        "models": {"a": {"backend": "fake"}},
+        "aliases": {"ahead": {"expression": "a", "drafts": "on"}, "plain": {"expression": "a", "drafts": "off"}},
+        "limits": {"drafts": limit},
+    }
+
+    async def build(name: str) -> Entry:
+        return Entry(Both(name, FakeSettings(answer="one two one two one two")), native=True)
+
+    settings = Loaded(Settings.model_validate(sections), Path("t.yaml"), Source(Path("t.yaml")))
+    async with open_runtime(settings, build) as runtime:
+        await runtime.wait_loaded()
+        reply = await Edge(Application(runtime), runtime, {}).chat(model, **more)
+        if raw:
+            assert reply.error["message"] == "handed on"
+        elif more.get("stream"):
+            assert reply.content() == "one two one two one two"
+        else:
+            assert reply.json()["choices"][0]["message"]["content"] == "one two one two one two"
+            assert reply.json()["modelnet"]["stages"][0]["fusion"]["drafts"]["accepted"] > 0
 
 
 async def test_answers_that_are_to_be_kept_are_read() -> None:
