@@ -58,6 +58,11 @@ class Field:
             self.only = self.few[0] if len(self.few) == 1 else None
         self.named = frozenset((*raised, *(self.few or ())))
 
+    @property
+    def ruled(self) -> bool:
+        """Whether a guide leaves some pieces out."""
+        return self._mask is not None
+
     def factor(self, piece: int) -> float:
         """What the piece's probability is multiplied by; 0.0: it may not come next."""
         if self._mask is not None and not self._mask[piece]:
