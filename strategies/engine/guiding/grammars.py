@@ -33,6 +33,7 @@ from strategies.engine.guiding.bounds import (
     parse_schema,
     with_deep_stack,
 )
+from strategies.engine.guiding.figures import held_exactly, with_bounds_inside
 from strategies.engine.guiding.tokenizers import byte_tokenizer
 from strategies.engine.options import Constraint, Tool, Tools
 
@@ -49,6 +50,7 @@ _JSON = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator":
 _LENIENT = {**_JSON, "lenient": True, "coerce_one_of": True}
 _FORMATS = frozenset({"date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
 _DATA = frozenset({"const", "enum", "default", "examples"})
+_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 _COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties", "additionalProperties"})
 
 
@@ -137,7 +139,7 @@ def _answer(constraint: Constraint) -> str:
         case "json_object":
             return f"start: {_json({'type': 'object'}, _JSON)}"
         case "json_schema":
-            return f"start: {_json(_without_unknown_formats(parse_schema(constraint.source)), _JSON)}"
+            return f"start: {_json(_as_held(parse_schema(constraint.source)), _JSON)}"
         case "regex":
             bounded_regex(constraint.source)
             return _regex(constraint.source)
@@ -153,7 +155,7 @@ def _arguments(tool: Tool) -> str:
     assert isinstance(schema, dict)
     if not _COMBINING & schema.keys():
         schema["additionalProperties"] = False
-    return _json(_without_unknown_formats(schema), _LENIENT)
+    return _json(_as_held(schema, lenient=True), _LENIENT)
 
 
 def _json(schema: Any, options: Mapping[str, Any]) -> str:
@@ -167,17 +169,27 @@ def _json(schema: Any, options: Mapping[str, Any]) -> str:
     return f"%json {text}"
 
 
-def _without_unknown_formats(schema: Any) -> Any:
-    """The schema without formats that are notes for people: validators may ignore those, and the library refuses them."""
+def _as_held(schema: Any, *, lenient: bool = False) -> Any:
+    """The schema as the library holds it: without formats that are notes for people (validators may ignore those, and the library refuses
+    them), and with numbers that it reads right. Raises BadConstraint for others, unless it is lenient."""
     if isinstance(schema, list):
-        return [_without_unknown_formats(item) for item in schema]
+        return [_as_held(item, lenient=lenient) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    return {
-        key: value if key in _DATA else _without_unknown_formats(value)
-        for key, value in schema.items()
-        if not (key == "format" and isinstance(value, str) and value not in _FORMATS)
-    }
+    if not lenient:
+        held_exactly([schema[key] for key in ("const", "enum") if key in schema])
+    inner: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _NAMED and isinstance(value, dict):
+            inner[key] = {name: _as_held(named, lenient=lenient) for name, named in value.items()}
+        elif key != "format" or not isinstance(value, str) or value in _FORMATS:
+            inner[key] = value if key in _DATA else _as_held(value, lenient=lenient)
+    try:
+        return with_bounds_inside(inner)
+    except BadConstraint:
+        if lenient:
+            return inner
+        raise
 
 
 def _regex(source: str) -> str:

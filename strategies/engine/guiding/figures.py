@@ -1,0 +1,102 @@
+"""Numbers of a schema as the library reads them: as doubles, and not always the nearest.
+
+It has no others, so a schema that says more must say it in theirs, or is refused: an identifier of 18 digits whose last ones are rounded is
+worse than none. What is not finite is left to the library, which says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from strategies.engine.guiding.bounds import BadConstraint
+
+WHOLE = 2**53
+"""All whole numbers up to here are doubles."""
+LARGEST = 2**63 - 1024
+"""The largest double that is an integer of the library's."""
+DIGITS, POWER = 15, 22
+"""A number of so many digits, times or divided by ten to this power at most, is read right."""
+STEP = 1e-9
+"""How far inside an open bound a closed one is put, where there is room."""
+
+
+def held_exactly(value: Any) -> None:
+    """Raises BadConstraint where a number in a `const` or an `enum` would come out as another one."""
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case dict() as inner:
+                waiting.extend(inner.values())
+            case list() as inner:
+                waiting.extend(inner)
+            case bool():
+                pass
+            case int() | float() as number if not _exact(number):
+                raise BadConstraint(
+                    f"The number {str(number)[:40]} has too many digits to be held; write it as a string."
+                )
+
+
+def with_bounds_inside(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema with bounds that the library keeps: nothing passes that the given ones forbid. Raises BadConstraint."""
+    made = dict(schema)
+    for key in ("minimum", "exclusiveMinimum"):
+        if (value := _number(made.get(key))) is not None:
+            made[key] = -_below(-value)
+    for key in ("maximum", "exclusiveMaximum"):
+        if (value := _number(made.get(key))) is not None:
+            made[key] = _below(value)
+    _close(made, "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", 1)
+    _close(made, "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", -1)
+    return made
+
+
+def _close(made: dict[str, Any], closed: str, opened: str, other: str, other_opened: str, sign: int) -> None:
+    """Turn an open bound that is a whole number into a closed one, where the bound on the other side is less than one away: there the
+    library lets the number itself through. sign: 1 for a lower bound, -1 for an upper one."""
+    value = _number(made.get(opened))
+    if value is None or value != int(value):
+        return
+    room = min(
+        [sign * (far - value) for key in (other, other_opened) if (far := _number(made.get(key))) is not None],
+        default=1,
+    )
+    if not 0 < room < 1:
+        return
+    inside = value + sign * min(STEP, room / 2)
+    if inside == value:
+        raise BadConstraint(f"There are too few numbers between {value} and the bound on the other side.")
+    already = _number(made.get(closed))
+    made[closed] = inside if already is None else sign * max(sign * inside, sign * already)
+    del made[opened]
+
+
+def _number(value: Any) -> float | None:
+    """None for what is no finite number, such as an `exclusiveMinimum` of draft 4."""
+    return None if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value) else value
+
+
+def _finite(number: float) -> bool:
+    return -math.inf < number < math.inf
+
+
+def _exact(number: float) -> bool:
+    if not _finite(number) or (abs(number) <= WHOLE and number == int(number)):
+        return True
+    _, digits, exponent = Decimal(repr(number)).as_tuple()
+    written = "".join(map(str, digits)).rstrip("0")
+    assert isinstance(exponent, int)
+    return len(written) <= DIGITS and abs(exponent + len(digits) - len(written)) <= POWER
+
+
+def _below(value: float) -> float:
+    """The largest number up to this one that the library reads as it is written. Raises BadConstraint."""
+    if abs(value) <= WHOLE:
+        return value
+    if value < -LARGEST:
+        raise BadConstraint(f"A bound can't be held: numbers are from {-LARGEST} to {LARGEST}.")
+    near = int(float(min(math.floor(value), LARGEST)))
+    return near if near <= value else int(math.nextafter(float(near), -math.inf))
