@@ -304,6 +304,7 @@ class FuserContract:
                 detail = commit.detail
                 assert detail is not None
                 assert detail.logprob <= 1e-9
+                assert abs(commit.probability - math.exp(detail.logprob)) < 1e-9
                 assert len(detail.top) <= 3
                 assert all(text and nats <= 1e-9 for text, nats in detail.top)
                 assert [nats for _, nats in detail.top] == sorted((nats for _, nats in detail.top), reverse=True)

@@ -101,14 +101,13 @@ class UnionTopK:
         winner = self._chooser.choose(self._shaped(plain))
         text, candidates, self._candidates = self._candidates[winner], self._candidates, []
         self._pieces += 1
-        said = Commit(text, not text, plain[winner], None)
+        whole = sum(plain.values()) or 1.0
+        said = Commit(text, not text, plain[winner] / whole)
         if (tell := self._tell) is not None:
             certificate: Certificate = "uncertified" if self._chooser.certain else "sampled"
-            whole = sum(plain.values()) or 1.0
             told = {index: p / whole for index, p in plain.items()}
             members, others = self._members(shares, winner, candidates) if tell.members else ((), ())
-            told_of = detail(told, winner, tell.top, certificate, candidates.__getitem__, members, others)
-            said = Commit(text, not text, plain[winner], told_of)
+            said.detail = detail(told, winner, tell.top, certificate, candidates.__getitem__, members, others)
         self._say(text)
         return said
 
