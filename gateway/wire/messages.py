@@ -51,6 +51,8 @@ def _message(item: Any, name: str, index: int) -> tuple[Message, bool]:
         raise bad_request(f"{name}.role must be one of {', '.join(_ROLES)}.", f"{name}.role")
     content = item.get("content")
     extra = {key: value for key, value in item.items() if key not in ("role", "content") and value is not None}
+    if not isinstance(answers := extra.get("tool_call_id", ""), str):
+        raise bad_request(f"{name}.tool_call_id must be a string, not {kind_of(answers)}.", f"{name}.tool_call_id")
     if role == "assistant":
         _calls(extra, name, index)
         if content is None and isinstance(extra.get("refusal"), str):

@@ -335,6 +335,16 @@ def test_calls_of_no_form_are_refused(calls: Any, param: str) -> None:
     assert (caught.value.status, caught.value.param) == (400, param)
 
 
+@pytest.mark.parametrize("id", [5, {}, [{}, {}]])
+@pytest.mark.parametrize("role", ["tool", "user"])
+def test_a_result_names_its_call_by_a_string(role: str, id: Any) -> None:
+    """drop-in 24."""
+    body = {"model": "m", "messages": [{"role": role, "content": "42", "tool_call_id": id}]}
+    with pytest.raises(APIError) as caught:
+        decode_chat(json.dumps(body).encode(), RequestLimits())
+    assert (caught.value.status, caught.value.param) == (400, "messages[0].tool_call_id")
+
+
 @pytest.mark.parametrize(
     ("fields", "constraint", "native"),
     [

@@ -20,7 +20,9 @@ LARGEST = 2**63 - 1024
 DIGITS, POWER = 15, 22
 """A number of so many digits, times or divided by ten to this power at most, is read right."""
 STEP = 1e-9
-"""How far inside an open bound a closed one is put, where there is room."""
+"""How far inside an open bound a closed one is put, where there is room …"""
+RELATIVE = 1e-12
+"""… and of large ones this part of it, so that it has not too many digits."""
 
 
 def held_exactly(value: Any) -> None:
@@ -40,8 +42,9 @@ def held_exactly(value: Any) -> None:
                 )
 
 
-def with_bounds_inside(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema with bounds that the library keeps: nothing passes that the given ones forbid. Raises BadConstraint."""
+def with_bounds_inside(schema: Mapping[str, Any], *, alone: bool) -> dict[str, Any]:
+    """The schema with bounds that the library keeps: nothing passes that the given ones forbid. alone: no other part of the document can
+    say more of the same number. Raises BadConstraint."""
     made = dict(schema)
     for key in ("minimum", "exclusiveMinimum"):
         if (value := _number(made.get(key))) is not None:
@@ -49,14 +52,16 @@ def with_bounds_inside(schema: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("maximum", "exclusiveMaximum"):
         if (value := _number(made.get(key))) is not None:
             made[key] = _below(value)
-    _close(made, "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", 1)
-    _close(made, "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", -1)
+    _close(made, "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", 1, alone)
+    _close(made, "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", -1, alone)
     return made
 
 
-def _close(made: dict[str, Any], closed: str, opened: str, other: str, other_opened: str, sign: int) -> None:
-    """Turn an open bound that is a whole number into a closed one, where the bound on the other side is less than one away: there the
-    library lets the number itself through. sign: 1 for a lower bound, -1 for an upper one."""
+def _close(
+    made: dict[str, Any], closed: str, opened: str, other: str, other_opened: str, sign: int, alone: bool
+) -> None:
+    """Turn an open bound that is a whole number into a closed one, where the bound on the other side is less than one away, or may be by
+    another part of the document: there the library lets the number itself through. sign: 1 for a lower bound, -1 for an upper one."""
     value = _number(made.get(opened))
     if value is None or value != int(value):
         return
@@ -64,9 +69,9 @@ def _close(made: dict[str, Any], closed: str, opened: str, other: str, other_ope
         [sign * (far - value) for key in (other, other_opened) if (far := _number(made.get(key))) is not None],
         default=1,
     )
-    if not 0 < room < 1:
+    if room <= 0 or (alone and room >= 1):
         return
-    inside = value + sign * min(STEP, room / 2)
+    inside = value + sign * min(max(STEP, abs(value) * RELATIVE), room / 2)
     if inside == value:
         raise BadConstraint(f"There are too few numbers between {value} and the bound on the other side.")
     already = _number(made.get(closed))

@@ -51,6 +51,7 @@ _LENIENT = {**_JSON, "lenient": True, "coerce_one_of": True}
 _FORMATS = frozenset({"date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
 _DATA = frozenset({"const", "enum", "default", "examples"})
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+_MERGING = ("allOf", "anyOf", "oneOf", "$ref")
 _COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties", "additionalProperties"})
 
 
@@ -172,24 +173,30 @@ def _json(schema: Any, options: Mapping[str, Any]) -> str:
 def _as_held(schema: Any, *, lenient: bool = False) -> Any:
     """The schema as the library holds it: without formats that are notes for people (validators may ignore those, and the library refuses
     them), and with numbers that it reads right. Raises BadConstraint for others, unless it is lenient."""
-    if isinstance(schema, list):
-        return [_as_held(item, lenient=lenient) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if not lenient:
-        held_exactly([schema[key] for key in ("const", "enum") if key in schema])
-    inner: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in _NAMED and isinstance(value, dict):
-            inner[key] = {name: _as_held(named, lenient=lenient) for name, named in value.items()}
-        elif key != "format" or not isinstance(value, str) or value in _FORMATS:
-            inner[key] = value if key in _DATA else _as_held(value, lenient=lenient)
-    try:
-        return with_bounds_inside(inner)
-    except BadConstraint:
-        if lenient:
-            return inner
-        raise
+    written = json.dumps(schema)
+    alone = not any(f'"{key}"' in written for key in _MERGING)
+
+    def held(part: Any) -> Any:
+        if isinstance(part, list):
+            return [held(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        if not lenient:
+            held_exactly([part[key] for key in ("const", "enum") if key in part])
+        inner: dict[str, Any] = {}
+        for key, value in part.items():
+            if key in _NAMED and isinstance(value, dict):
+                inner[key] = {name: held(named) for name, named in value.items()}
+            elif key != "format" or not isinstance(value, str) or value in _FORMATS:
+                inner[key] = value if key in _DATA else held(value)
+        try:
+            return with_bounds_inside(inner, alone=alone)
+        except BadConstraint:
+            if lenient:
+                return inner
+            raise
+
+    return held(schema)
 
 
 def _regex(source: str) -> str:
