@@ -134,7 +134,7 @@ async def measure(
         for start in range(0, questions, n):
             numbers = range(start, min(start + n, questions))
             for wiring in wirings:
-                for way, drafts in ways if "|" in wiring else [("alone", "off")]:
+                for way, drafts in ways if {"|", ">"} & set(wiring) else [("alone", "off")]:
                     found = results[wiring, way]
                     began = time.perf_counter()
                     with guessing(way):
@@ -206,7 +206,7 @@ async def engines(stack: AsyncExitStack, dtype: str | None, noise: float | None)
         await backend.start()
         stack.push_async_callback(backend.aclose)
         entries[name] = Entry(backend)
-    return Catalog(entries), ["qwen|smol", "qwen>qwen|smol", "qwen", "smol"]
+    return Catalog(entries), ["qwen|smol", "qwen>qwen|smol", "qwen>smol", "qwen", "smol"]
 
 
 async def main() -> None:
