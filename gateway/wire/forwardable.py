@@ -27,7 +27,8 @@ def check_forwardable(fields: Fields, limits: RequestLimits) -> None:
     boolean(fields, "stream")
     if fields.keys() <= _PLAIN:
         return
-    boolean(mapping(fields, "stream_options") or {}, "include_usage", "stream_options.include_usage")
+    if fields.get("stream"):
+        boolean(mapping(fields, "stream_options") or {}, "include_usage", "stream_options.include_usage")
     integer(fields, "n", 1, limits.choices)
     decode_sampling(fields, limits.max_tokens)
     boolean(fields, "logprobs")

@@ -22,6 +22,9 @@ from gateway.app import Application
 from gateway.runtime import open_runtime
 from gateway.settings import Loaded, Settings
 from gateway.settings.source import Source
+from gateway.wire.completions import check_text_forwardable
+from gateway.wire.decode import RequestLimits
+from gateway.wire.errors import APIError
 
 pytestmark = pytest.mark.anyio
 
@@ -124,7 +127,7 @@ async def test_tools_formats_and_choices_are_the_servers() -> None:
         (question(messages=[{"role": "user", "content": [1]}]), "messages[0].content[0]"),
         (question(messages=[{"role": "user", "content": "a\x00b"}]), "messages[0].content"),
         (question(stream="yes"), "stream"),
-        (question(stream_options=[]), "stream_options"),
+        (question(stream=True, stream_options=[]), "stream_options"),
         (question(n=0), "n"),
         (question(n=10_000), "n"),
         (question(temperature=3), "temperature"),
@@ -274,3 +277,17 @@ async def test_another_server_is_asked() -> None:
             exchange.leave()
         assert h.backend.loads == [0, 0]
         assert h.settled()
+
+
+@pytest.mark.parametrize("options", ["none", {"include_usage": "yes"}])
+async def test_stream_options_mean_nothing_without_a_stream(options: Any) -> None:
+    """drop-in 25: nobody reads what they hold, and the server does not get them; with a stream it is a mistake."""
+    async with house() as h:
+        assert (await h.chat(stream_options=options)).status == 200
+        assert "stream_options" not in h.upstream.body
+        reply = await h.chat(stream=True, stream_options=options)
+        assert (reply.status, reply.error["param"].split(".")[0]) == (400, "stream_options")
+    fields = {"model": "a", "stream_options": options}
+    assert check_text_forwardable(fields, RequestLimits()) == 1
+    with pytest.raises(APIError):
+        check_text_forwardable({**fields, "stream": True}, RequestLimits())

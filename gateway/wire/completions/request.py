@@ -91,7 +91,8 @@ def check_text_forwardable(fields: Fields, limits: RequestLimits) -> int:
     _refuse(fields)
     boolean(fields, "stream")
     boolean(fields, "echo")
-    boolean(mapping(fields, "stream_options") or {}, "include_usage", "stream_options.include_usage")
+    if fields.get("stream"):
+        boolean(mapping(fields, "stream_options") or {}, "include_usage", "stream_options.include_usage")
     integer(fields, "n", 1, limits.choices)
     integer(fields, "max_tokens", 0, limits.max_tokens)
     integer(fields, "logprobs", 0, MOST_LOGPROBS)
