@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from backends.estimate import ESTIMATED, prompt_tokens
 from backends.types import FINISH_REASONS, Usage
 from gateway.observability.record import RequestRecord
 from gateway.runtime import Prepared
@@ -23,6 +24,7 @@ from gateway.wire.answers import Choice, Piece, answer, completion, usage_value
 from gateway.wire.decode import ChatRequest
 from gateway.wire.extension import extension_value
 from gateway.wire.logprobs import Logprobs
+from gateway.wire.sofar import SoFar
 from strategies.engine.events import Event, Finished
 
 
@@ -79,6 +81,13 @@ class Answering:
         """Begin again with another wiring. Only while `pristine`."""
         self.prepared = prepared
         self.choices = self._choices(prepared)
+
+    def so_far(self, prepared: Prepared) -> list[SoFar]:
+        """Of every choice, where it is to be told in every chunk; else none."""
+        if not self.request.continuous_usage:
+            return []
+        read = [prompt_tokens(self.request.messages_of(choice)) for choice in range(self.request.n)]
+        return [SoFar(prepared.plan, prompt) for prompt in read]
 
     def _choices(self, prepared: Prepared) -> list[Choice]:
         return [Choice(prepared.plan, self.request.show_stages, self._one_call) for _ in range(self.request.n)]
@@ -169,13 +178,17 @@ class Stream(EventStream, Answering):
             with_usage=self.request.include_usage,
         )
         self._introduced = 0  # choices
+        self._so_far = self.so_far(self.prepared)
 
     def restart(self, prepared: Prepared) -> None:
         super().restart(prepared)
         self._introduced = 0  # what introduced them was made, and never sent
+        self._so_far = self.so_far(prepared)
 
     async def take(self, choice: int, event: Event) -> None:
         pieces = self.choices[choice].read(event)
+        if self._so_far:
+            self._spend(choice, event)
         data = b"".join(self._piece(choice, piece) for piece in pieces)
         if isinstance(event, Finished):
             data += self._introduce(choice) + self._finish(choice, event)
@@ -187,6 +200,16 @@ class Stream(EventStream, Answering):
         if self._writer.with_usage:
             data = self._writer.usage(usage, self.extension(range(len(self.choices))))
         await self._write(data + sse.DONE, more=False)
+
+    def _spend(self, choice: int, event: Event) -> None:
+        """The chunks of this event say what their choice has taken by then."""
+        running = self._so_far[choice]
+        running.saw(event)
+        usage = running.usage
+        self._tell_spent(usage_value([usage]), ESTIMATED if usage.estimated else {})
+
+    def _tell_spent(self, usage: Mapping[str, Any], extension: Mapping[str, Any]) -> None:
+        self._writer.spent(usage, extension)
 
     def _piece(self, choice: int, piece: Piece) -> bytes:
         data = self._introduce(choice)

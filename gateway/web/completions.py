@@ -9,7 +9,7 @@ What continues it depends on the wiring:
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -226,6 +226,9 @@ class CompletionStream(Stream):
             return b""  # there is no place for it
         self.record.wrote()
         return self._texts.text(choice, piece.text, self._tellers[choice].tell(piece))
+
+    def _tell_spent(self, usage: Mapping[str, Any], extension: Mapping[str, Any]) -> None:
+        self._texts.spent(usage, extension)
 
     def _introduce(self, choice: int) -> bytes:
         return b""

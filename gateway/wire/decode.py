@@ -62,7 +62,8 @@ class ChatRequest:
 
     model: exactly as sent. show_stages: intermediate text is wanted, as reasoning. extra: fields that we do not know, for the
     server that writes the answer. asked: what else is asked of whoever writes it. legacy: tools came as `functions`, so a call
-    is answered as a `function_call`. arm: of a route, where the request chooses one.
+    is answered as a `function_call`. arm: of a route, where the request chooses one. continuous_usage: what was spent so far is wanted
+    in every chunk.
     """
 
     model: str
@@ -71,6 +72,7 @@ class ChatRequest:
     n: int = 1
     stream: bool = False
     include_usage: bool = False
+    continuous_usage: bool = False
     show_stages: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
     asked: Asked = NOTHING
@@ -82,6 +84,10 @@ class ChatRequest:
     def conversations(self) -> int:
         """How many `messages` hold: of a chat one, which every choice reads."""
         return 1
+
+    def messages_of(self, choice: int) -> tuple[Message, ...]:
+        """What a choice reads."""
+        return self.messages
 
     def sampling_of(self, choice: int) -> Sampling:
         """Choice 0 gets the seed as sent; the others seeds derived from it, so that the whole answer can be repeated."""
@@ -101,6 +107,7 @@ def chat_request(fields: Fields, limits: RequestLimits) -> ChatRequest:
         raise bad_request("You must provide a model.", "model")
     messages, media = decode_messages(fields.get("messages"), limits.messages)
     stream = boolean(fields, "stream") or False
+    include_usage, continuous_usage = usage_options(fields) if stream else (False, False)
     extension = _extension(fields)
     tools = decode_tools(fields)
     _refuse(fields, tools)
@@ -125,7 +132,8 @@ def chat_request(fields: Fields, limits: RequestLimits) -> ChatRequest:
         sampling=sampling,
         n=integer(fields, "n", 1, limits.choices) or 1,
         stream=stream,
-        include_usage=stream and _include_usage(fields),
+        include_usage=include_usage,
+        continuous_usage=continuous_usage,
         show_stages=boolean(extension, "stages", "modelnet.stages") or False,
         extra={key: value for key, value in fields.items() if key not in _CONSUMED},
         asked=asked,
@@ -146,9 +154,13 @@ def _one_of(extension: Fields, key: str, known: tuple[T, ...]) -> T | None:
     raise bad_request(f"modelnet.{key} can be {', '.join(map(str, known))}.", f"modelnet.{key}")
 
 
-def _include_usage(fields: Fields) -> bool:
+def usage_options(fields: Fields) -> tuple[bool, bool]:
+    """Whether a stream tells its usage at the end, and so far in every chunk (vLLM's `continuous_usage_stats`). Raises APIError (400)."""
     options = mapping(fields, "stream_options") or {}
-    return boolean(options, "include_usage", "stream_options.include_usage") or False
+    include, continuous = (
+        boolean(options, key, f"stream_options.{key}") or False for key in ("include_usage", "continuous_usage_stats")
+    )
+    return include, include and continuous
 
 
 def _extension(fields: Fields) -> Fields:
@@ -203,4 +215,4 @@ def _refuse(fields: Fields, tools: AskedTools) -> None:
         raise unsupported(param, f"Tools of type {kind} are not supported; only functions are.")
 
 
-__all__ = ["APIError", "ChatRequest", "RequestLimits", "chat_request", "decode_chat"]
+__all__ = ["APIError", "ChatRequest", "RequestLimits", "chat_request", "decode_chat", "usage_options"]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.wire.decode import MAX_TOP_LOGPROBS, RequestLimits
+from gateway.wire.decode import MAX_TOP_LOGPROBS, RequestLimits, usage_options
 from gateway.wire.errors import bad_request
-from gateway.wire.fields import Fields, boolean, integer, mapping
+from gateway.wire.fields import Fields, boolean, integer
 from gateway.wire.messages import decode_messages
 from gateway.wire.sampling import decode_sampling
 
@@ -28,7 +28,7 @@ def check_forwardable(fields: Fields, limits: RequestLimits) -> None:
     if fields.keys() <= _PLAIN:
         return
     if fields.get("stream"):
-        boolean(mapping(fields, "stream_options") or {}, "include_usage", "stream_options.include_usage")
+        usage_options(fields)
     integer(fields, "n", 1, limits.choices)
     decode_sampling(fields, limits.max_tokens)
     boolean(fields, "logprobs")

@@ -15,6 +15,7 @@ from gateway.wire.logprobs import logprobs_value
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
+_END = b',"finish_reason":null}]'
 
 HEADERS: Mapping[str, str] = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -31,10 +32,10 @@ def event(value: Any) -> bytes:
 class ChunkWriter:
     """Writes the chunks of one stream: same id, created, model and object in all of them.
 
-    with_usage: the client asked for usage, so every chunk but the last carries `"usage": null`.
+    with_usage: the client asked for usage, so every chunk but the last carries `"usage": null`, or what `spent` was told.
     """
 
-    __slots__ = ("_end", "_envelope", "_head", "_tail", "with_usage")
+    __slots__ = ("_end", "_envelope", "_extension", "_head", "_more", "_tail", "_usage", "with_usage")
 
     def __init__(self, *, id: str, created: int, model: str, fingerprint: str, with_usage: bool) -> None:
         self._envelope = {
@@ -46,8 +47,17 @@ class ChunkWriter:
         }
         self.with_usage = with_usage
         self._head = b"data: " + orjson.dumps(self._envelope)[:-1] + b',"choices":[{"index":'
-        usage = b',"usage":null' if with_usage else b""
-        self._end = b',"finish_reason":null}]' + usage
+        self._usage: Mapping[str, Any] | None = None
+        self._more: Mapping[str, Any] = {}  # in every chunk, under `modelnet`
+        self._extension = b""
+        self._end = _END + (b',"usage":null' if with_usage else b"")
+        self._tail = b',"logprobs":null' + self._end
+
+    def spent(self, usage: Mapping[str, Any], extension: Mapping[str, Any]) -> None:
+        """What the next chunks say was used by then. extension: what stands beside it under `modelnet`."""
+        self._usage, self._more = usage, extension
+        self._extension = _extension(extension) if extension else b""
+        self._end = _END + b',"usage":' + orjson.dumps(usage)
         self._tail = b',"logprobs":null' + self._end
 
     def role(self, choice: int) -> bytes:
@@ -68,7 +78,8 @@ class ChunkWriter:
         if logprobs is None:
             return self._delta(choice, delta)
         told = orjson.dumps(logprobs)
-        return b"".join((self._head, b"%d" % choice, b',"delta":', delta, b',"logprobs":', told, self._end, b"}\n\n"))
+        parts = (self._head, b"%d" % choice, b',"delta":', delta, b',"logprobs":', told, self._end, self._extension)
+        return b"".join(parts) + b"}\n\n"
 
     def tool_calls(self, choice: int, calls: Iterable[ToolCallDelta], legacy: bool = False) -> bytes:
         """More of the answer's tool calls. legacy: of its `function_call`, of which there is one.
@@ -84,8 +95,8 @@ class ChunkWriter:
     def reasoning(self, choice: int, text: str, stage: int) -> bytes:
         """More of what led to the answer, under both names in use, and the stage of the plan that wrote it."""
         said = orjson.dumps(text)
-        extension = b',"modelnet":{"stage":%d}' % stage
-        return self._delta(choice, b'{"reasoning_content":' + said + b',"reasoning":' + said + b"}", extension)
+        delta = b'{"reasoning_content":' + said + b',"reasoning":' + said + b"}"
+        return self._delta(choice, delta, _extension({"stage": stage, **self._more}))
 
     def finish(self, choice: int, reason: str, extension: Mapping[str, Any] | None) -> bytes:
         """The last chunk of a choice."""
@@ -94,9 +105,9 @@ class ChunkWriter:
             "choices": [{"index": choice, "delta": {}, "logprobs": None, "finish_reason": reason}],
         }
         if self.with_usage:
-            value["usage"] = None
-        if extension is not None:
-            value["modelnet"] = extension
+            value["usage"] = self._usage
+        if extension is not None or self._more:
+            value["modelnet"] = {**(extension or {}), **self._more}
         return event(value)
 
     def usage(self, usage: Mapping[str, Any], extension: Mapping[str, Any]) -> bytes:
@@ -104,7 +115,13 @@ class ChunkWriter:
         return event({**self._envelope, "choices": [], "usage": usage, "modelnet": extension})
 
     def _delta(self, choice: int, delta: bytes, extension: bytes = b"") -> bytes:
-        return b"".join((self._head, b"%d" % choice, b',"delta":', delta, self._tail, extension, b"}\n\n"))
+        return b"".join(
+            (self._head, b"%d" % choice, b',"delta":', delta, self._tail, extension or self._extension, b"}\n\n")
+        )
+
+
+def _extension(value: Mapping[str, Any]) -> bytes:
+    return b',"modelnet":' + orjson.dumps(value)
 
 
 def _call(call: ToolCallDelta) -> dict[str, Any]:

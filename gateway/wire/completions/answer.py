@@ -41,10 +41,10 @@ def completion_value(
 class TextChunkWriter:
     """Writes the chunks of one stream: same id, created, model and object in all of them.
 
-    with_usage: the client asked for usage, so every chunk but the last carries `"usage": null`.
+    with_usage: the client asked for usage, so every chunk but the last carries `"usage": null`, or what `spent` was told.
     """
 
-    __slots__ = ("_envelope", "_head", "_tail", "with_usage")
+    __slots__ = ("_envelope", "_extension", "_head", "_tail", "with_usage")
 
     def __init__(self, *, id: str, created: int, model: str, fingerprint: str, with_usage: bool) -> None:
         self._envelope = {
@@ -57,17 +57,24 @@ class TextChunkWriter:
         self.with_usage = with_usage
         self._head = b"data: " + orjson.dumps(self._envelope)[:-1] + b',"choices":['
         self._tail = b"]" + (b',"usage":null' if with_usage else b"")
+        self._extension: Mapping[str, Any] = {}
+
+    def spent(self, usage: Mapping[str, Any], extension: Mapping[str, Any]) -> None:
+        """As in `gateway.wire.sse.ChunkWriter`."""
+        self._tail, self._extension = b'],"usage":' + orjson.dumps(usage), extension
 
     def text(self, choice: int, text: str, logprobs: Any) -> bytes:
         """More of a choice."""
-        return b"".join((self._head, orjson.dumps(text_choice(choice, text, logprobs, None)), self._tail, b"}\n\n"))
+        return self._chunk(text_choice(choice, text, logprobs, None), self._extension)
 
     def finish(self, choice: int, reason: str, extension: Mapping[str, Any] | None) -> bytes:
         """The last chunk of a choice."""
-        more = b"" if extension is None else b',"modelnet":' + orjson.dumps(extension)
-        told = orjson.dumps(text_choice(choice, "", None, reason))
-        return b"".join((self._head, told, self._tail, more, b"}\n\n"))
+        return self._chunk(text_choice(choice, "", None, reason), {**(extension or {}), **self._extension})
 
     def usage(self, usage: Mapping[str, Any], extension: Mapping[str, Any]) -> bytes:
         """The chunk after the last choice has finished: no choices, the usage of the whole request."""
         return sse.event({**self._envelope, "choices": [], "usage": usage, "modelnet": extension})
+
+    def _chunk(self, choice: Mapping[str, Any], extension: Mapping[str, Any]) -> bytes:
+        more = b',"modelnet":' + orjson.dumps(extension) if extension else b""
+        return b"".join((self._head, orjson.dumps(choice), self._tail, more, b"}\n\n"))

@@ -8,9 +8,9 @@ from typing import Any
 
 from backends.types import Message, Sampling
 from gateway.wire.body import json_object
-from gateway.wire.decode import ChatRequest, RequestLimits, chat_request
+from gateway.wire.decode import ChatRequest, RequestLimits, chat_request, usage_options
 from gateway.wire.errors import bad_request, unsupported
-from gateway.wire.fields import Fields, boolean, integer, kind_of, mapping, string
+from gateway.wire.fields import Fields, boolean, integer, kind_of, string
 from gateway.wire.sampling import decode_sampling
 
 DEFAULT_MAX_TOKENS = 16
@@ -56,6 +56,10 @@ class CompletionRequest(ChatRequest):
         """The prompt that a choice continues."""
         return self.prompts[choice // self.each]
 
+    def messages_of(self, choice: int) -> tuple[Message, ...]:
+        """See `ChatRequest`."""
+        return self.prompt_of(choice).conversation
+
     def sampling_of(self, choice: int) -> Sampling:
         """Every prompt gets the same seeds."""
         return ChatRequest.sampling_of(self, choice % self.each)
@@ -92,7 +96,7 @@ def check_text_forwardable(fields: Fields, limits: RequestLimits) -> int:
     boolean(fields, "stream")
     boolean(fields, "echo")
     if fields.get("stream"):
-        boolean(mapping(fields, "stream_options") or {}, "include_usage", "stream_options.include_usage")
+        usage_options(fields)
     integer(fields, "n", 1, limits.choices)
     integer(fields, "max_tokens", 0, limits.max_tokens)
     integer(fields, "logprobs", 0, MOST_LOGPROBS)

@@ -82,6 +82,17 @@ def test_usage_is_one_chunk_more_where_it_was_asked_for(gateway: Gateway, wiring
     assert all(chunk["choices"] and chunk.get("usage") is None for chunk in unasked.chunks())
 
 
+@pytest.mark.parametrize("wiring", [wiring for name, wiring in WIRINGS.items() if name != "server"])
+def test_usage_in_every_chunk_where_that_was_asked_for(gateway: Gateway, wiring: str) -> None:
+    """drop-in 5: vLLM's `continuous_usage_stats`. Where an answer is handed on, it is the server that tells."""
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *chunks, last = gateway.chat(wiring, stream=True, stream_options=options).chunks()
+    written = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert written == sorted(written)
+    assert chunks[-1]["usage"] == last["usage"]
+    assert last["choices"] == []
+
+
 @every_wiring
 def test_the_parts_join_to_the_whole(gateway: Gateway, wiring: str) -> None:
     """drop-in 7, 8, 11: byte for byte; nothing of the stages before."""
