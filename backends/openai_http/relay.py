@@ -242,6 +242,10 @@ class Relay:
 
     def _choice(self, index: int, choice: dict[str, Any]) -> bytes:
         """Reads and mends a choice; gives what has to come before it."""
+        if choice.get("finish_reason") == "":
+            choice["finish_reason"] = None  # some servers' word for it
+        if choice.get("delta") is None and "text" not in choice:
+            choice["delta"] = {}  # what is said beside the text only (Azure's filter); clients look into it
         delta = choice.get("delta")
         before = b""
         if isinstance(delta, dict):

@@ -41,7 +41,7 @@ class TextReader(ChatReader):
         text = choice.get("text") or ""
         told = choice.get("logprobs")
         tokens = _tokens(told) if told else ()
-        if (reason := choice.get("finish_reason")) is not None:
+        if (reason := choice.get("finish_reason")) not in (None, ""):
             self._finish(str(reason), chunk)
         return TextDelta(text, tokens=tokens) if text or tokens else None
 

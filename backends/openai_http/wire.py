@@ -102,7 +102,7 @@ class ChatReader:
         calls: tuple[ToolCallDelta, ...] = ()
         if "tool_calls" in delta or "function_call" in delta:
             calls = self._calls.read(delta)
-        if (reason := choice.get("finish_reason")) is not None:
+        if (reason := choice.get("finish_reason")) not in (None, ""):
             self._finish(str(reason), chunk)
         said = TextDelta(
             _text(delta, "content"),

@@ -82,6 +82,7 @@ async def test_unknown_usage_is_zero_and_a_missing_done_is_fine() -> None:
     [
         ([chunk("a")], False),  # ends without a finish reason
         ([], False),
+        ([chunk("a", finish="")], False),  # which is no reason
         ([chunk("a")], True),
         ([chunk("a"), chunk(finish="stop")], True),
         ([chunk("a"), chunk(finish="error"), DONE], False),

@@ -157,6 +157,41 @@ def test_reasons_are_those_that_clients_know(said: Any, given: str) -> None:
     assert last["choices"][0]["finish_reason"] == given
 
 
+def test_an_empty_reason_is_none() -> None:
+    """drop-in 4, 10: some servers write it in all chunks but the last; text that broke off is not whole because of it."""
+    parts = [chunk({"role": "assistant", "content": ""}, ""), *(chunk({"content": text}, "") for text in "abc")]
+    found = chunks(through(relay(), *parts, STOP, DONE))
+    assert [c["choices"][0]["finish_reason"] for c in found] == [None] * 4 + ["stop"]
+    assert "".join(c["choices"][0]["delta"].get("content", "") for c in found) == "abc"
+    text = [event({**HEAD, "choices": [{"index": 0, "text": said, "finish_reason": ""}]}) for said in "ab"]
+    end = event({**HEAD, "choices": [{"index": 0, "text": "", "finish_reason": "length"}]})
+    assert [c["choices"][0]["finish_reason"] for c in chunks(through(relay(), *text, end, DONE))] == [
+        None,
+        None,
+        "length",
+    ]
+    for torn in (parts, text):
+        with pytest.raises(errors.BackendUnavailable, match="broke off"):
+            through(relay(), *torn)
+
+
+def test_every_chunk_has_a_delta() -> None:
+    """drop-in 2: the official client looks into it; Azure tells what its filter found without one."""
+    filtered = event({**HEAD, "choices": [{"index": 0, "finish_reason": None, "content_filter_results": {}}]})
+    found = chunks(through(relay(), filtered, ROLE, chunk({"content": "a"}), filtered, chunk(None, "stop"), DONE))
+    deltas = [c["choices"][0]["delta"] for c in found]
+    assert deltas == [
+        {"role": "assistant", "content": ""},
+        {},
+        {
+            "content": "",
+        },
+        {"content": "a"},
+        {},
+        {},
+    ]
+
+
 def test_the_role_of_every_choice() -> None:
     """drop-in 2, 12."""
     parts = [chunk({"content": f"{n}"}, index=n) for n in (1, 0, 2, 1)] + [chunk({}, "stop", n) for n in range(3)]
