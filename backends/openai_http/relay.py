@@ -2,7 +2,8 @@
 
 What is changed, and nothing else:
     - `model` is the name that the client asked for; one id, created and object over a whole stream
-    - the first delta of every choice is the role and an empty content, no later one has a role; nothing of a choice follows its finish
+    - the first delta of every choice is the role and an empty content, no later one has a role; every choice has a finish, and nothing of
+      it follows that
     - usage only where it was asked for, once, in a chunk of its own before [DONE], estimated where the server tells none; no other chunk
       without choices
     - [DONE] exactly once, and only if the answer is whole; an error of the server's is raised, not passed on
@@ -52,7 +53,7 @@ class Relay:
 
     __slots__ = (
         "_called", "_choices", "_cr", "_finished", "_form", "_introduced", "_lessons", "_model", "_parts", "_prompt", "_same", "_shown",
-        "_size", "_tally", "_usage", "_usage_held", "failure", "over", "spent", "wrote",
+        "_size", "_tally", "_texts", "_usage", "_usage_held", "failure", "over", "spent", "wrote",
     )  # fmt: skip
 
     def __init__(self, model: str, shown: str, choices: int, usage: UsageWanted, prompt: int = 0) -> None:
@@ -67,6 +68,7 @@ class Relay:
         self._same: dict[str, Any] = {}  # in all chunks, taken from the first
         self._introduced: set[int] = set()
         self._finished: set[int] = set()
+        self._texts: set[int] = set()  # choices of a text completion
         self._form: Form | None = None
         self._lessons = _LESSONS if choices == 1 else 0
         self._parts: list[bytes] = []  # of an event that is not whole
@@ -198,10 +200,17 @@ class Relay:
 
     def _done(self) -> bytes:
         self.over = True
+        ends = b"".join(map(self._end, sorted(self._introduced - self._finished)))
         told = self._usage_held
         if told is None and self._usage != "no" and self._same and self.usage is not None:
             told = {**self._same, "choices": [], "usage": usage_value(self.usage), "modelnet": ESTIMATED}
-        return (b"" if told is None else _event(told)) + b"data: [DONE]\n\n"
+        return ends + (b"" if told is None else _event(told)) + b"data: [DONE]\n\n"
+
+    def _end(self, index: int) -> bytes:
+        """The last chunk of a choice whose server says that all is over, and never why."""
+        said: dict[str, Any] = {"text": ""} if index in self._texts else {"delta": {}}
+        reason = "tool_calls" if index in self._called else "stop"
+        return _event({**self._same, "choices": [{"index": index, **said, "logprobs": None, "finish_reason": reason}]})
 
     # Chunks
 
@@ -259,6 +268,7 @@ class Relay:
                 self.wrote = True
         elif "text" in choice:  # of a text completion: it has no roles
             self._introduced.add(index)
+            self._texts.add(index)
             self.wrote = self.wrote or bool(choice["text"])
         self._tally.saw(*texts_of(choice))
         if choice.get("finish_reason") is not None:

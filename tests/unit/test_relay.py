@@ -350,6 +350,25 @@ def test_what_is_not_whole_raises(parts: tuple[bytes, ...], kind: type[errors.Ba
     assert r.feed(STOP + DONE) == b""
 
 
+def test_a_server_that_never_says_why_it_ends() -> None:
+    """drop-in 4, 5, 19: with [DONE] all is there, but openai-node's `.stream()` fails over a choice without a reason."""
+    call = chunk(
+        {"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}
+    )
+    for said, reason in ((chunk({"content": "a"}), "stop"), (call, "tool_calls")):
+        given = through(relay(usage="once"), ROLE, said, SPENT, DONE)
+        assert given == renamed(ROLE, said, chunk({}, reason), SPENT, DONE)
+    head = {**HEAD, "object": "text_completion"}
+    text, end = (
+        event({**head, "choices": [{"index": 0, "text": said, "logprobs": None, "finish_reason": reason}]})
+        for said, reason in (("a", None), ("", "stop"))
+    )
+    assert through(relay(), text, DONE) == renamed(text, end, DONE)
+    both = [chunk({"role": "assistant", "content": ""}, index=index) for index in (0, 1)]
+    found = chunks(through(relay(choices=2), *both, STOP, DONE))
+    assert [c["choices"][0]["index"] for c in found if c["choices"][0]["finish_reason"]] == [0, 1]
+
+
 def test_a_choice_that_never_ends() -> None:
     """drop-in 10: of two choices one is cut off."""
     with pytest.raises(errors.BackendUnavailable, match="broke off"):
