@@ -80,7 +80,8 @@ class Forwarding:
         if request.stream:
             choices = (request.fields.get("n") or 1) * request.prompts
             wanted = usage_wanted(request.fields)
-            self._relay = Relay(self._model, request.shown, choices, wanted, body_tokens(len(request.body)))
+            prompt = body_tokens(len(request.body))
+            self._relay = Relay(self._model, request.shown, choices, wanted, prompt, one_call=self._one_call)
         return self
 
     async def __aexit__(
@@ -118,11 +119,16 @@ class Forwarding:
                 return given
         return b""
 
+    @property
+    def _one_call(self) -> bool:
+        return self._request.fields.get("parallel_tool_calls") is False
+
     async def _whole(self, answer: Body) -> bytes:
         if self._ended:
             return b""
         prompt = body_tokens(len(self._request.body))
-        data, self._usage = whole_answer(self._model, self._request.shown, await answer.whole(), prompt)
+        body = await answer.whole()
+        data, self._usage = whole_answer(self._model, self._request.shown, body, prompt, one_call=self._one_call)
         self._ended = True
         return data
 

@@ -14,8 +14,8 @@ from backends.openai_http.calls import call_id
 from backends.types import FINISH_REASONS
 
 
-def mend_choice(choice: dict[str, Any]) -> bool:
-    """A choice of an answer that is not streamed. Whether anything was to be done."""
+def mend_choice(choice: dict[str, Any], *, one_call: bool = False) -> bool:
+    """A choice of an answer that is not streamed. one_call: as of `Calls`. Whether anything was to be done."""
     message = choice.get("message")
     if not isinstance(message, dict):
         return False
@@ -25,7 +25,7 @@ def mend_choice(choice: dict[str, Any]) -> bool:
             holder[key], mended = None, True
     if "tool_calls" in message:
         before = orjson.dumps(message)
-        Calls().mend(message, indexed=False)
+        Calls(one_call).mend(message, indexed=False)
         if message.get("tool_calls") and message["content"] == "":
             message["content"] = None
         mended = mended or orjson.dumps(message) != before
@@ -43,12 +43,17 @@ def mend_reason(choice: dict[str, Any]) -> bool:
 
 @dataclass(slots=True)
 class Calls:
-    """The tool calls of one choice. Another id under the same index is another call, as in `calls.CallReader`."""
+    """The tool calls of one choice. Another id under the same index is another call, as in `calls.CallReader`.
 
+    one: the client wants at most one, and no server's word is taken for it.
+    """
+
+    one: bool = False
     _at: dict[int, tuple[int, str | None]] = field(
         default_factory=dict
     )  # the server's index → ours, and the server's id
     _taken: set[int] = field(default_factory=set)
+    _first: int | None = None
 
     def mend(self, holder: dict[str, Any], *, indexed: bool = True) -> None:
         """Those of a message, or (indexed) parts of them in a delta."""
@@ -56,15 +61,22 @@ class Calls:
         if not calls:
             del holder["tool_calls"]
             return
+        kept = []
         for place, call in enumerate(calls if isinstance(calls, list) else ()):
             if not isinstance(call, dict):
                 continue
             index = self._part(call, place)
+            if index == self._first:
+                kept.append(call)
             if indexed:
                 call["index"] = index
             function = call.get("function")
             if isinstance(function, dict) and isinstance(function.get("arguments"), dict | list):
                 function["arguments"] = orjson.dumps(function["arguments"]).decode()
+        if self.one and self._taken:
+            holder["tool_calls"] = kept
+            if not kept:
+                del holder["tool_calls"]
 
     def _part(self, call: dict[str, Any], place: int) -> int:
         at, id = call.get("index"), call.get("id") or None
@@ -72,6 +84,8 @@ class Calls:
         known = self._at.get(at)
         if known is None or (id is not None and known[1] is not None and id != known[1]):
             index = at if at not in self._taken else max(self._taken) + 1
+            if self._first is None:
+                self._first = index
             self._taken.add(index)
             self._at[at] = index, id
             call["id"], call["type"] = id or call_id(), call.get("type") or "function"

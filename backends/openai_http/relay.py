@@ -48,15 +48,18 @@ class Relay:
     model: for errors, the catalogue name. shown: the client's name for it. choices: how many were asked for. usage: what the client
     wants of it; "always" is in every chunk, as vLLM's `continuous_usage_stats`. prompt: its tokens, estimated. spent: the usage that the
     server told, None if nothing yet. wrote: text of the answer (or a tool call) has come. failure: what is wrong with what came after
-    the bytes given last; raise it then.
+    the bytes given last; raise it then. one_call: as of `Calls`.
     """
 
     __slots__ = (
-        "_called", "_choices", "_cr", "_finished", "_form", "_introduced", "_lessons", "_model", "_parts", "_prompt", "_same", "_shown",
-        "_size", "_tally", "_texts", "_usage", "_usage_held", "failure", "over", "spent", "wrote",
+        "_called", "_choices", "_cr", "_finished", "_form", "_introduced", "_lessons", "_model", "_one_call", "_parts", "_prompt",
+        "_same", "_shown", "_size", "_tally", "_texts", "_usage", "_usage_held", "failure", "over", "spent", "wrote",
     )  # fmt: skip
 
-    def __init__(self, model: str, shown: str, choices: int, usage: UsageWanted, prompt: int = 0) -> None:
+    def __init__(
+        self, model: str, shown: str, choices: int, usage: UsageWanted, prompt: int = 0, *, one_call: bool = False
+    ) -> None:
+        self._one_call = one_call
         self._model = model
         self._shown = shown
         self._choices = choices
@@ -263,7 +266,7 @@ class Relay:
             else:
                 delta.pop("role", None)
             if "tool_calls" in delta:
-                self._called.setdefault(index, Calls()).mend(delta)
+                self._called.setdefault(index, Calls(self._one_call)).mend(delta)
             if delta.get("content") or delta.get("tool_calls") or delta.get("refusal"):
                 self.wrote = True
         elif "text" in choice:  # of a text completion: it has no roles
@@ -301,8 +304,11 @@ class Relay:
         return _event({**self._same, "choices": choices})
 
 
-def whole_answer(model: str, shown: str, data: bytes, prompt: int = 0) -> tuple[bytes, Usage]:
+def whole_answer(
+    model: str, shown: str, data: bytes, prompt: int = 0, *, one_call: bool = False
+) -> tuple[bytes, Usage]:
     """An answer that is not streamed: the same with the client's name for the model, and its usage. prompt: its tokens, estimated.
+    one_call: as of `Calls`.
 
     Raises a BackendError for a failure of the server's, or what is no answer.
     """
@@ -318,7 +324,7 @@ def whole_answer(model: str, shown: str, data: bytes, prompt: int = 0) -> tuple[
     for choice in answer["choices"]:
         if isinstance(choice, dict):
             _check(model, choice)
-            mended = mend_choice(choice) or mended
+            mended = mend_choice(choice, one_call=one_call) or mended
     told = answer.get("usage")
     usage = read_usage(told) if isinstance(told, dict) else Usage()
     if not (usage.prompt_tokens or usage.completion_tokens):

@@ -9,7 +9,7 @@ import pytest
 from relayed import DONE, HEAD, ROLE, SPENT, STOP, USAGE, chunk, chunks, event, relay, renamed, through
 
 from backends import errors
-from backends.openai_http.relay import LONGEST_EVENT, Relay, UsageWanted
+from backends.openai_http.relay import LONGEST_EVENT, Relay, UsageWanted, whole_answer
 from backends.types import Usage
 
 
@@ -348,6 +348,28 @@ def test_what_is_not_whole_raises(parts: tuple[bytes, ...], kind: type[errors.Ba
     if parts and not (at_once and len(parts[-1]) > LONGEST_EVENT):
         assert given.startswith(renamed(ROLE))
     assert r.feed(STOP + DONE) == b""
+
+
+@pytest.mark.parametrize("begin", [0, 1])
+def test_one_call_at_most(begin: int) -> None:
+    """drop-in 20: `parallel_tool_calls: false` is not known to every server."""
+    first, other = (
+        {"index": begin + number, "id": f"c{number}", "type": "function", "function": {"name": "f", "arguments": "{"}}
+        for number in (0, 1)
+    )
+    more = [{"index": begin + number, "function": {"arguments": "}"}} for number in (0, 1)]
+    parts = [ROLE, *(chunk({"tool_calls": calls}) for calls in ([first], [other], more)), chunk({}, "tool_calls"), DONE]
+    found = chunks(through(Relay("m", "mine", 1, "no", one_call=True), *parts))
+    deltas = [c["choices"][0]["delta"] for c in found]
+    assert deltas == [{"role": "assistant", "content": ""}, {"tool_calls": [first]}, {}, {"tool_calls": more[:1]}, {}]
+    assert through(relay(), *parts) == renamed(*parts)
+    calls = [{key: value for key, value in call.items() if key != "index"} for call in (first, other)]
+    message = {"role": "assistant", "content": None, "refusal": None, "tool_calls": calls}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "tool_calls"}
+    body = json.dumps({**HEAD, "choices": [choice], "usage": USAGE}).encode()
+    for one_call, kept in ((True, calls[:1]), (False, calls)):
+        given, _ = whole_answer("m", "mine", body, one_call=one_call)
+        assert json.loads(given)["choices"][0]["message"]["tool_calls"] == kept
 
 
 def test_a_server_that_never_says_why_it_ends() -> None:

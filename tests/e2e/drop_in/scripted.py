@@ -132,7 +132,7 @@ def _calls(body: dict[str, Any], said: str) -> list[dict[str, Any]]:
         wanted = [call for call in (WEATHER, CLOCK) if call["name"] == choice["function"]["name"]]
     if choice == "required":
         wanted = wanted or [WEATHER]
-    return wanted[:1] if body.get("parallel_tool_calls") is False else wanted
+    return wanted  # `parallel_tool_calls` it does not know, like many servers
 
 
 def _parts(body: dict[str, Any], said: str) -> list[str]:
