@@ -54,6 +54,7 @@ class Calls:
     )  # the server's index → ours, and the server's id
     _taken: set[int] = field(default_factory=set)
     _first: int | None = None
+    _names: dict[int, Any] = field(default_factory=dict)  # as they were told
 
     def mend(self, holder: dict[str, Any], *, indexed: bool = True) -> None:
         """Those of a message, or (indexed) parts of them in a delta."""
@@ -71,8 +72,12 @@ class Calls:
             if indexed:
                 call["index"] = index
             function = call.get("function")
-            if isinstance(function, dict) and isinstance(function.get("arguments"), dict | list):
+            if not isinstance(function, dict):
+                continue
+            if isinstance(function.get("arguments"), dict | list):
                 function["arguments"] = orjson.dumps(function["arguments"]).decode()
+            if indexed:
+                self._name(index, function)
         if self.one and self._taken:
             holder["tool_calls"] = kept
             if not kept:
@@ -90,6 +95,14 @@ class Calls:
             self._at[at] = index, id
             call["id"], call["type"] = id or call_id(), call.get("type") or "function"
             return index
-        if known[1] is None:
-            call.pop("id", None)  # it comes too late: one was made up
+        call.pop("id", None)  # it was told with the first part, or made up; clients put together what comes twice
         return known[0]
+
+    def _name(self, index: int, function: dict[str, Any]) -> None:
+        """Leaves out a name that was told, for the same reason."""
+        name = function.get("name")
+        if index not in self._names:
+            if name:
+                self._names[index] = name
+        elif name == self._names[index]:
+            del function["name"]

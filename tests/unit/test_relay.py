@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.types.chat import ChatCompletionChunk
 from relayed import DONE, HEAD, ROLE, SPENT, STOP, USAGE, chunk, chunks, event, relay, renamed, through
 
 from backends import errors
@@ -147,8 +149,28 @@ def test_another_id_is_another_call() -> None:
     parts = [call(index=1), call(index=1, id="late"), call(index=0, id="a"), call(index=0, id="a")]
     found = [c["choices"][0]["delta"] for c in chunks(through(relay(), *parts, STOP, DONE))]
     calls = [delta["tool_calls"][0] for delta in found if "tool_calls" in delta]
-    assert [(each["index"], each.get("id")) for each in calls[1:]] == [(1, None), (0, "a"), (0, "a")]
+    assert [(each["index"], each.get("id")) for each in calls[1:]] == [(1, None), (0, "a"), (0, None)]
     assert calls[0]["id"].startswith("call_")
+
+
+@pytest.mark.parametrize("name", ["weather", "f"])
+def test_what_a_call_is_stands_in_its_first_part_only(name: str) -> None:
+    """drop-in 19: the official client writes ids and names that come with every part behind each other."""
+
+    def call(index: int, arguments: str, **fields: Any) -> bytes:
+        function = {"name": name, "arguments": arguments}
+        return chunk({"tool_calls": [{"index": index, "function": function, **fields}]})
+
+    who = {"id": "a", "type": "function"}
+    parts = [ROLE, *(call(0, part, **who) for part in ("", '{"a"', ": 1}")), call(1, "{", id="b"), call(1, "}", id="b")]
+    state = ChatCompletionStreamState()
+    for each in chunks(through(relay(), *parts, chunk({}, "tool_calls"), DONE)):
+        state.handle_chunk(ChatCompletionChunk.model_validate(each))
+    told = state.get_final_completion().choices[0].message.tool_calls or []
+    assert [(each.id, each.function.name, each.function.arguments) for each in told] == [
+        ("a", name, '{"a": 1}'),
+        ("b", name, "{}"),
+    ]
 
 
 @pytest.mark.parametrize(("said", "given"), [("eos", "stop"), ("length", "length"), (7, "stop"), (["x"], "stop")])
