@@ -25,7 +25,7 @@ def mend_choice(choice: dict[str, Any], *, one_call: bool = False) -> bool:
             holder[key], mended = None, True
     if "tool_calls" in message:
         before = orjson.dumps(message)
-        Calls(one_call).mend(message, indexed=False)
+        Calls(one_call).mend(message, indexed=False, cut=choice.get("finish_reason") == "length")
         if message.get("tool_calls") and message["content"] == "":
             message["content"] = None
         mended = mended or orjson.dumps(message) != before
@@ -55,9 +55,10 @@ class Calls:
     _taken: set[int] = field(default_factory=set)
     _first: int | None = None
     _names: dict[int, Any] = field(default_factory=dict)  # as they were told
+    _empty: set[int] = field(default_factory=set)  # those without arguments so far
 
-    def mend(self, holder: dict[str, Any], *, indexed: bool = True) -> None:
-        """Those of a message, or (indexed) parts of them in a delta."""
+    def mend(self, holder: dict[str, Any], *, indexed: bool = True, cut: bool = False) -> None:
+        """Those of a message, or (indexed) parts of them in a delta. cut: the message is not whole, and is not to look so."""
         calls = holder.get("tool_calls")
         if not calls:
             del holder["tool_calls"]
@@ -78,10 +79,23 @@ class Calls:
                 function["arguments"] = orjson.dumps(function["arguments"]).decode()
             if indexed:
                 self._name(index, function)
+            if _says_something(function.get("arguments")):
+                self._empty.discard(index)
+            elif not indexed and not cut:
+                function["arguments"] = "{}"
         if self.one and self._taken:
             holder["tool_calls"] = kept
             if not kept:
                 del holder["tool_calls"]
+
+    def rest(self) -> list[dict[str, Any]]:
+        """Parts that are still to come when the choice is over: arguments of functions that have none."""
+        empty, self._empty = self._empty & self._names.keys(), set()
+        return [
+            {"index": index, "function": {"arguments": "{}"}}
+            for index in sorted(empty)
+            if not self.one or index == self._first
+        ]
 
     def _part(self, call: dict[str, Any], place: int) -> int:
         at, id = call.get("index"), call.get("id") or None
@@ -92,6 +106,7 @@ class Calls:
             if self._first is None:
                 self._first = index
             self._taken.add(index)
+            self._empty.add(index)
             self._at[at] = index, id
             call["id"], call["type"] = id or call_id(), call.get("type") or "function"
             return index
@@ -106,3 +121,7 @@ class Calls:
                 self._names[index] = name
         elif name == self._names[index]:
             del function["name"]
+
+
+def _says_something(arguments: Any) -> bool:
+    return bool(arguments.strip() if isinstance(arguments, str) else arguments)

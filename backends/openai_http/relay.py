@@ -213,7 +213,20 @@ class Relay:
         """The last chunk of a choice whose server says that all is over, and never why."""
         said: dict[str, Any] = {"text": ""} if index in self._texts else {"delta": {}}
         reason = "tool_calls" if index in self._called else "stop"
-        return _event({**self._same, "choices": [{"index": index, **said, "logprobs": None, "finish_reason": reason}]})
+        choice = {"index": index, **said, "logprobs": None, "finish_reason": reason}
+        return self._rest(index, {}) + _event({**self._same, "choices": [choice]})
+
+    def _rest(self, index: int, delta: dict[str, Any]) -> bytes:
+        """What a choice that is over has not said of its calls. delta: of its last chunk, which may be of calls too."""
+        called = self._called.get(index)
+        rest = [] if called is None else called.rest()
+        if not rest:
+            return b""
+        if delta.get("tool_calls"):  # and they may begin there
+            delta["tool_calls"] += rest
+            return b""
+        choice = {"index": index, "delta": {"tool_calls": rest}, "logprobs": None, "finish_reason": None}
+        return _event({**self._same, "choices": [choice]})
 
     # Chunks
 
@@ -278,6 +291,8 @@ class Relay:
             _check(self._model, choice)
             if isinstance(delta, dict):
                 mend_reason(choice)
+                if choice["finish_reason"] != "length":  # what was cut off is not to look whole
+                    before += self._rest(index, delta)
             self._finished.add(index)
             self._form = None
             self._lessons = 0

@@ -153,6 +153,35 @@ def test_another_id_is_another_call() -> None:
     assert calls[0]["id"].startswith("call_")
 
 
+def test_calls_without_arguments_have_an_empty_object() -> None:
+    """drop-in 19, 20: what arguments join to is JSON, also where a server has nothing to say there."""
+    first = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}
+    other = {"index": 1, "id": "b", "type": "function", "function": {"name": "g"}}
+    for parts in (
+        (chunk({"tool_calls": [first]}), chunk({"tool_calls": [other]}), chunk({}, "tool_calls")),
+        (chunk({"tool_calls": [first]}), chunk({"tool_calls": [other]}, "tool_calls")),
+        (chunk({"tool_calls": [first]}), chunk({"tool_calls": [other]})),
+    ):
+        found = chunks(through(relay(), ROLE, *parts, DONE))
+        joined = ["", ""]
+        for each in found:
+            for call in each["choices"][0]["delta"].get("tool_calls", ()):
+                joined[call["index"]] += call["function"].get("arguments", "")
+        assert joined == ["{}", "{}"]
+        assert [c["choices"][0]["finish_reason"] for c in found][-1] == "tool_calls"
+    cut = (chunk({"tool_calls": [first]}), chunk({}, "length"), DONE)
+    assert through(relay(), ROLE, *cut) == renamed(ROLE, *cut)
+    custom = chunk({"tool_calls": [{"index": 0, "id": "a", "type": "custom", "custom": {"name": "f", "input": ""}}]})
+    assert through(relay(), ROLE, custom, STOP, DONE) == renamed(ROLE, custom, STOP, DONE)
+    calls = [{key: value for key, value in call.items() if key != "index"} for call in (first, other)]
+    choice = {"index": 0, "message": {"role": "assistant", "tool_calls": calls}, "finish_reason": "tool_calls"}
+    for reason, wanted in (("tool_calls", ["{}", "{}"]), ("length", ["", None])):
+        body = {**HEAD, "choices": [{**choice, "finish_reason": reason}], "usage": USAGE}
+        given, _ = whole_answer("m", "mine", json.dumps(body).encode())
+        told = json.loads(given)["choices"][0]["message"]["tool_calls"]
+        assert [call["function"].get("arguments") for call in told] == wanted
+
+
 @pytest.mark.parametrize("name", ["weather", "f"])
 def test_what_a_call_is_stands_in_its_first_part_only(name: str) -> None:
     """drop-in 19: the official client writes ids and names that come with every part behind each other."""
