@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import aiohttp
 import anyio
 
-from backends.errors import BackendTimeout, BackendUnavailable
+from backends.errors import BackendTimeout, BackendUnavailable, CapabilityMissing
 from backends.openai_http import OpenAIHTTPBackend
 from backends.vllm.connection import Connection
 from backends.vllm.settings import VLLMSettings
@@ -23,6 +24,7 @@ class Replica:
         self._model = model
         self._settings = settings
         self._connection: Connection | None = None
+        self._offered = False  # it has opened token sessions before
         self._dialling = anyio.Lock()
         self._out_until = 0.0
         self._pause = settings.retry
@@ -62,8 +64,20 @@ class Replica:
                 with anyio.CancelScope(shield=True):
                     await lost.aclose()
             if self._connection is None:
-                self._connection = await Connection.dial(self._model, self._settings, self.url)
+                self._connection = await self._dial()
+                self._offered = True
             return self._connection
+
+    async def _dial(self) -> Connection:
+        try:
+            return await Connection.dial(self._model, self._settings, self.url)
+        except CapabilityMissing as error:
+            if self._offered and isinstance(error.__cause__, aiohttp.WSServerHandshakeError):
+                # What proxies say while a server starts again: it says nothing of what the server can do.
+                raise BackendUnavailable(
+                    self._model, f"The server of model {self._model!r} can't be reached."
+                ) from error
+            raise
 
     async def aclose(self) -> None:
         if self._connection is not None:

@@ -147,6 +147,23 @@ async def test_a_server_that_opens_no_sessions_says_why(refuse: int | None, info
         await strict.aclose()
 
 
+@pytest.mark.parametrize("refuse", [403, 404])
+async def test_what_a_proxy_says_of_a_server_that_starts_again_is_not_that_it_can_do_less(refuse: int) -> None:
+    async with FakeDoor() as door:
+        backend = backend_of(door)
+        assert await answer(backend) == "All rivers run to the sea."
+        await door.stop()
+        door.refuse = refuse
+        await door.start()
+        await anyio.sleep(0.05)
+        with pytest.raises(BackendUnavailable):
+            await answer(backend)
+        door.refuse = None
+        await anyio.sleep(0.1)
+        assert await answer(backend) == "All rivers run to the sea."
+        await backend.aclose()
+
+
 async def test_replicas_with_other_tokenizers_are_not_mixed() -> None:
     async with FakeDoor() as one, FakeDoor(info={"fingerprint": "ff"}) as other:
         backend = backend_of(one, other)
