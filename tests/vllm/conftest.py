@@ -41,7 +41,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engi
         pytest.skip(reason)
     logs = tmp_path_factory.mktemp("engines")
     found = {
-        "smol": Engine("smol", logs / "smol.log"),
+        "smol": Engine("smol", logs / "smol.log", args=["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]),
         # Long inputs are read in several passes here.
         "qwen": Engine("qwen", logs / "qwen.log", core=1, args=["--max-num-batched-tokens", "256"]),
     }

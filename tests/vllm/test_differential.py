@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from served import gateway
@@ -48,9 +49,22 @@ CHAT: dict[str, dict[str, Any]] = {
         "messages": [{"role": "system", "content": "Be brief."}, *ASK, {"role": "assistant", "content": "No."}, *ASK]
     },
     "schema": {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}},
+    "logprobs": {"logprobs": True, "top_logprobs": 2},
+    "json": {"response_format": {"type": "json_object"}},
+    "named tool": {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "get_weather"}}},
     "forbidden tool": {"tools": TOOLS, "tool_choice": "none"},
     "token ids": {"extra_body": {"return_token_ids": True, "min_tokens": 3, "ignore_eos": True}},
     "unknown fields": {"extra_body": {"odd": {"x": [None, 1.5]}}, "user": "u", "metadata": {"a": "b"}},
+}
+COMPLETIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "several prompts": {"prompt": ["One, two,", "Red, 绿,"], "n": 2, "temperature": 1.0, "seed": 5},
+    "stopped": {"stop": ["e"]},
+    "echo": {"echo": True},
+    "logprobs": {"logprobs": 0},
+    "echoed logprobs": {"echo": True, "logprobs": 0},
+    "token ids": {"prompt": [504, 253, 1024]},
+    "penalties": {"frequency_penalty": 1.0, "logit_bias": {"28": -100}},
 }
 VOLATILE = {"id", "created", "model"}
 
@@ -140,7 +154,7 @@ def test_chat(both: tuple[openai.OpenAI, openai.OpenAI], name: str, model: str) 
     assert found.model == model
 
 
-@pytest.mark.parametrize("name", ["plain", "sampled"])
+@pytest.mark.parametrize("name", CHAT)
 def test_streamed_chat(both: tuple[openai.OpenAI, openai.OpenAI], name: str) -> None:
     bare, through = both
     usage = {"stream": True, "stream_options": {"include_usage": True}}
@@ -150,3 +164,75 @@ def test_streamed_chat(both: tuple[openai.OpenAI, openai.OpenAI], name: str) -> 
     unasked = joined(chat(through, "smol", CHAT[name], stream=True))
     assert "usage" not in unasked
     assert unasked["choices"] == found["choices"]
+
+
+def completion(client: openai.OpenAI, model: str, call: dict[str, Any], **more: Any) -> Any:
+    return client.completions.create(
+        **{"model": model, "prompt": "One, two, three,", "max_tokens": 8, "temperature": 0, **call, **more}
+    )
+
+
+@pytest.mark.parametrize("model", ["smol", "own"])
+@pytest.mark.parametrize("name", COMPLETIONS)
+def test_completions(both: tuple[openai.OpenAI, openai.OpenAI], name: str, model: str) -> None:
+    bare, through = both
+    found = completion(through, model, COMPLETIONS[name])
+    assert plain(found) == plain(completion(bare, "smol", COMPLETIONS[name]))
+    assert found.model == model
+
+
+@pytest.mark.parametrize("name", COMPLETIONS)
+def test_streamed_completions(both: tuple[openai.OpenAI, openai.OpenAI], name: str) -> None:
+    bare, through = both
+    told = []
+    for client in (through, bare):
+        texts: dict[int, str] = {}
+        ends: dict[int, Any] = {}
+        usage = None
+        stream = {"stream": True, "stream_options": {"include_usage": True}}
+        for chunk in completion(client, "smol", COMPLETIONS[name], **stream):
+            usage = chunk.usage or usage
+            for choice in chunk.choices:
+                texts[choice.index] = texts.get(choice.index, "") + choice.text
+                if choice.finish_reason:
+                    assert choice.index not in ends
+                    ends[choice.index] = choice.finish_reason, (choice.model_extra or {}).get("stop_reason")
+        assert usage is not None
+        told.append((texts, ends, usage.model_dump(exclude_unset=True)))
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("path", ["tokenize", "detokenize"])
+def test_tokens(both: tuple[openai.OpenAI, openai.OpenAI], path: str) -> None:
+    body = {
+        "tokenize": {"prompt": "One, 二 🎂", "add_special_tokens": False},
+        "detokenize": {"tokens": [504, 253, 1024]},
+    }
+    told = []
+    for client in both:
+        url = str(client.base_url).removesuffix("v1/") + path
+        told.append(client.post(url, cast_to=httpx.Response, body={"model": "smol", **body[path]}).json())
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"max_tokens": 100_000},
+        {"messages": [{"role": "user", "content": "word " * 20_000}]},
+        {"messages": []},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "nope"}}}},
+        {"extra_body": {"top_k": -7}},
+        {"tool_choice": {"type": "function", "function": {"name": "nobody"}}, "tools": TOOLS},
+    ],
+    ids=lambda call: next(iter(call)),
+)
+def test_errors(both: tuple[openai.OpenAI, openai.OpenAI], call: dict[str, Any]) -> None:
+    """The same exception of the client's."""
+    kinds = []
+    for client in both:
+        with pytest.raises(openai.APIStatusError) as caught:
+            chat(client, "smol", call)
+        assert caught.value.message
+        kinds.append((type(caught.value), caught.value.status_code))
+    assert kinds[0] == kinds[1]
