@@ -130,7 +130,8 @@ async def talk(port: int, chance: random.Random, data: bytes, whole: bool) -> He
         whole = False
     finally:
         writer.transport.abort()
-    return Heard([int(status) for status in _STATUS.findall(heard)], heard, whole, data)
+    statuses = [int(status) for status in _STATUS.findall(heard) if status != b"100"]  # that is no answer yet
+    return Heard(statuses, heard, whole, data)
 
 
 def _answered(heard: bytes, head_only: bool) -> bool:
