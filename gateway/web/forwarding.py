@@ -83,7 +83,9 @@ class Forwarder:
         if settings.server.log.prompts:
             log.info("messages", messages=self._said(fields))
         seconds = within(settings.limits.request_seconds, record.timeout)
-        request = ForwardRequest(body, fields, model, stream, seconds, target.max_tokens, self.kind, prompts)
+        # The backend is given the gateway's own time: that a client gives its request less says nothing about the server.
+        most = settings.limits.request_seconds
+        request = ForwardRequest(body, fields, model, stream, most, target.max_tokens, self.kind, prompts)
         exchange = Exchange(
             scope, receive, send, record, target.wiring, stream, seconds, settings.server.keepalive_seconds
         )

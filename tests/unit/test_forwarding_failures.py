@@ -10,7 +10,8 @@ from typing import Any
 import anyio
 import pytest
 from aiohttp import web
-from forwarding_house import ANSWER, DONE, FAILED, ROLE, STOP, Upstream, chunk, halting, house, silent
+from edge import CHAT, question
+from forwarding_house import ANSWER, DONE, FAILED, ROLE, STOP, Upstream, chunk, halting, house, silent, usual
 from upstream import stream
 
 pytestmark = pytest.mark.anyio
@@ -135,6 +136,19 @@ async def test_the_deadline(streaming: bool) -> None:
         h.upstream.behaviour = halting
         reply = await h.chat(stream=True)
         assert json.loads(reply.events()[-1])["error"]["code"] == "timeout"
+        assert h.settled()
+
+
+@pytest.mark.parametrize("more", [{}, {"stream": True}, {"modelnet": {}}])
+async def test_a_client_that_gives_it_no_time_does_not_take_the_model_from_others(more: Any) -> None:
+    """Twenty requests that had no time say nothing of the server, so its breaker stays closed."""
+    async with house() as h:
+        h.upstream.behaviour = silent
+        for _ in range(20):
+            reply = await h.call("POST", CHAT, question(**more), {"x-modelnet-timeout": "0.01"})
+            assert (reply.status, reply.error["code"]) == (504, "timeout")
+        h.upstream.behaviour = usual
+        assert (await h.chat()).status == 200
         assert h.settled()
 
 
