@@ -18,6 +18,15 @@ BYTES_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 4
 
 
+MOST_TOKENS = 1_000_000_000
+"""Of one answer and its prompt, that a server is believed to have counted: sums of it are charged, and kept in databases."""
+
+
+def believable(count: object) -> bool:
+    """Whether a server may have counted so many tokens. One that says a number below zero would give back what others have spent."""
+    return type(count) is int and 0 <= count <= MOST_TOKENS
+
+
 def prompt_tokens(messages: Sequence[Message]) -> int:
     """Of a conversation, or a raw prompt; at least 1."""
     if (ids := raw_ids(messages)) is not None:

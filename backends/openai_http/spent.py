@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from backends.estimate import believable
 from backends.types import Usage
 
 _TEXTS = frozenset({"content", "text", "refusal", "reasoning_content"})
 
 
 def read_usage(usage: Mapping[str, Any]) -> Usage:
-    """From the API's `usage`. Zeros where the server does not say; of details, None."""
+    """From the API's `usage`. Zeros where the server does not say, or says what can't be; of details, None."""
+    read, written = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+    if not (believable(read) and believable(written)):
+        return Usage()
     return Usage(
-        _count(usage, "prompt_tokens") or 0,
-        _count(usage, "completion_tokens") or 0,
+        read,
+        written,
         _count(usage.get("prompt_tokens_details"), "cached_tokens"),
         _count(usage.get("completion_tokens_details"), "reasoning_tokens"),
     )
@@ -52,4 +56,4 @@ def _arguments(holder: Any, key: str) -> str:
 
 def _count(counts: Any, key: str) -> int | None:
     value = counts.get(key) if isinstance(counts, Mapping) else None
-    return value if isinstance(value, int) else None
+    return value if believable(value) else None

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import orjson
 
+from backends.estimate import ESTIMATED, believable, body_tokens
 from backends.types import Usage
 from gateway.wire.errors import APIError, bad_request
 from gateway.wire.fields import Fields, integer, kind_of, string
@@ -61,32 +63,31 @@ def normalised(answer: Mapping[str, Any], asked: Fields) -> dict[str, Any]:
     if not isinstance(data, list):
         raise not_embeddings()
     encoded = asked.get("encoding_format") == "base64"
-    return {
+    made = {
         **answer,
         "object": "list",
         "model": asked["model"],
         "data": [_entry(index, item, encoded) for index, item in enumerate(data)],
-        "usage": _usage_value(answer),
     }
+    told = answer.get("usage")
+    usage = told if isinstance(told, dict) else {}
+    count = usage.get("prompt_tokens")
+    if count and believable(count):
+        return {**made, "usage": {**usage, "prompt_tokens": count, "total_tokens": usage.get("total_tokens") or count}}
+    # It says nothing, or what can't be: what was read is charged all the same.
+    count = body_tokens(len(orjson.dumps(asked)))
+    return {**made, "usage": {"prompt_tokens": count, "total_tokens": count}, "modelnet": ESTIMATED}
 
 
 def usage_of(answer: Mapping[str, Any]) -> Usage:
-    """What the server read, in its tokens; zero where it does not say."""
-    return Usage(_usage_value(answer)["prompt_tokens"], 0)
+    """What an answer as `normalised` gives it says that was read."""
+    return Usage(answer["usage"]["prompt_tokens"], 0, estimated=answer.get("modelnet") == ESTIMATED)
 
 
 def not_embeddings() -> APIError:
     """A server that answers something else."""
     message = "The model's server answered something that is not its protocol."
     return APIError(502, message, type="server_error", code="backend_unavailable")
-
-
-def _usage_value(answer: Mapping[str, Any]) -> dict[str, Any]:
-    usage = answer.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    count = usage.get("prompt_tokens")
-    count = count if isinstance(count, int) else 0
-    return {**usage, "prompt_tokens": count, "total_tokens": usage.get("total_tokens") or count}
 
 
 def _entry(index: int, item: Any, encoded: bool) -> dict[str, Any]:

@@ -66,6 +66,26 @@ async def test_the_models_of_a_wiring_that_are_estimated_are_named() -> None:
         assert response["modelnet"]["usage_estimated"] is True
 
 
+@pytest.mark.parametrize("count", [-1000, 2**63, True, 1e9])
+@pytest.mark.parametrize("which", ["prompt_tokens", "completion_tokens"])
+@pytest.mark.parametrize("more", [{}, {"stream": True}, {"modelnet": {}}, {"modelnet": {}, "stream": True}])
+async def test_a_count_that_can_not_be_is_none(more: Any, which: str, count: Any) -> None:
+    """A number below zero would give a key its budget back, and a huge one would fit no database."""
+
+    async def lies(upstream: Upstream, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, which: count}
+        if not body.get("stream"):
+            return web.json_response({**ANSWER, "usage": usage})
+        return await stream(request, ROLE, chunk({"content": "hi"}), STOP, chunk({}, usage=usage), DONE)
+
+    key = {"key": CLIENT_KEY, "name": "team", "budget": {"tokens": 30, "per": "total"}}
+    async with house(keys=[key]) as h:
+        h.upstream.behaviour = lies
+        body = question(max_tokens=1, **more)
+        statuses = [(await h.call("POST", CHAT, body, KEY)).status for _ in range(8)]
+        assert (statuses[0], statuses[-1]) == (200, 429)
+
+
 @pytest.mark.parametrize("more", [{}, {"stream": True}, {"modelnet": {}}, {"modelnet": {}, "stream": True}])
 async def test_keys_are_charged_all_the_same(more: Any, logged: list[dict[str, Any]]) -> None:
     """A budget of tokens ends with a server that counts none, streamed or not, handed on or not."""

@@ -234,6 +234,16 @@ async def test_fields_reach_the_server_and_what_was_spent_is_counted() -> None:
         assert 'modelnet_tokens_total{direction="prompt",model="a"} 3.0' in e.app.metrics.text().decode()
 
 
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 0}, {"prompt_tokens": -9}, {"prompt_tokens": 2**63}])
+async def test_embeddings_that_nobody_counted_are_estimated(usage: Any) -> None:
+    async with edge(Embedder("a", vectors(VECTOR, usage=usage)), servers=("a",)) as e:
+        reply = (await post(e, "/v1/embeddings", input="four words of text")).json()
+        assert 0 < reply["usage"]["prompt_tokens"] == reply["usage"]["total_tokens"] < 40
+        assert reply["modelnet"] == {"usage_estimated": True}
+        counted = e.app.metrics.text().decode()
+        assert f'modelnet_tokens_total{{direction="prompt",model="a"}} {reply["usage"]["prompt_tokens"]}.0' in counted
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
