@@ -60,6 +60,9 @@ class Keeper:
                 if not self.failing:
                     log.error("keys_unreachable", reason=str(error))
                 self.failing = True
+            except Exception:  # whatever it was: without this thread no key would be made, revoked or charged any more
+                log.exception("keys_failed")
+                self.failing = True
             else:
                 if self.failing:
                     log.info("keys_back")
@@ -79,7 +82,7 @@ class Keeper:
                     self._keyring.set_stored(self._store.all())
                     self._seen = changes
                 self._keyring.spending.exchange(self._store.spend, self._store.spending)
-            except StorageError:
+            except BaseException:
                 if self._store is not None:
                     self._store.close()
                 self._store = None

@@ -14,7 +14,7 @@ import structlog
 
 from gateway.ledger.row import Feedback, Row
 from gateway.ledger.tables import Tables
-from gateway.storage import StorageError
+from gateway.storage import StorageError, Unfit
 
 BATCH = 500
 """Rows of one transaction."""
@@ -112,14 +112,15 @@ class Ledger:
                 self._write_all()
                 self._forget()
                 pause = self._flush
-            except StorageError as error:
-                self._fail(str(error))
-                pause = min(RETRY_MOST, max(RETRY_SECONDS, pause * 2))
             except Exception as error:
-                # A row that can't be written must not end the thread, nor stand before all others for ever.
-                log.exception("ledger_batch_failed", rows=min(BATCH, len(self._waiting)))
-                self._fail(type(error).__name__)
-                self._skip()
+                if isinstance(error, StorageError) and not isinstance(error, Unfit):
+                    self._fail(str(error))
+                    pause = min(RETRY_MOST, max(RETRY_SECONDS, pause * 2))
+                else:
+                    # A row that can't be written must not end the thread, nor stand before all others for ever.
+                    log.exception("ledger_batch_failed", rows=min(BATCH, len(self._waiting)))
+                    self._fail(type(error).__name__)
+                    self._skip()
             self._tried.set()
             if self.dropped > told:
                 log.error("ledger_rows_dropped", rows=self.dropped - told)
@@ -142,22 +143,29 @@ class Ledger:
                 for _ in batch:
                     self._waiting.popleft()
                 self.written += len(batch)
-            if self.failing is not None:
-                log.info("ledger_back", after=self.failing)
-                self.failing = None
+            self._back()
+
+    def _back(self) -> None:
+        if self.failing is not None:
+            log.info("ledger_back", after=self.failing)
+            self.failing = None
 
     def _skip(self) -> None:
         """Write the first rows one by one, and leave out those that can't be written for their own sake."""
         for _ in range(min(BATCH, len(self._waiting))):
-            row = self._waiting.popleft()
             try:
                 if self._tables is None:
                     self._tables = Tables(self._target)
-                self._tables.write([row])
+                self._tables.write([self._waiting[0]])
                 self.written += 1
             except Exception as error:  # noqa: BLE001 - whatever is wrong with this row, the next one is to be tried
+                if isinstance(error, StorageError) and not isinstance(error, Unfit):
+                    self._fail(str(error))  # it is the database now, and no row's fault
+                    return
                 self.dropped += 1
                 log.error("ledger_row_failed", error=type(error).__name__)
+            self._waiting.popleft()
+        self._back()
 
     def _forget(self) -> None:
         if self._days is None or self._tables is None or time.monotonic() < self._forgot:

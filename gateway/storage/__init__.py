@@ -4,7 +4,7 @@
 `places` says where files are kept where a configuration does not.
 """
 
-from gateway.storage.database import Database, StorageError, open_database
+from gateway.storage.database import Database, StorageError, Unfit, open_database
 from gateway.storage.places import is_there, state_file, target
 
-__all__ = ["Database", "StorageError", "is_there", "open_database", "state_file", "target"]
+__all__ = ["Database", "StorageError", "Unfit", "is_there", "open_database", "state_file", "target"]

@@ -31,9 +31,16 @@ _PLACES = re.compile(r"VALUES (\(\?(?:, \?)*\))")
 
 Row = tuple[Any, ...]
 
+_UNFIT = (OverflowError, UnicodeError)
+"""What drivers raise before they ask: a number of more than 64 bits, a text that no encoding has."""
+
 
 class StorageError(Exception):
     """The database can't be reached, is full, or refused a statement. Its text is for the log and the terminal, not for clients."""
+
+
+class Unfit(StorageError):
+    """A value that the database does not take, however often it is asked."""
 
 
 class Database(Protocol):
@@ -79,12 +86,11 @@ def open_database(target: str, migrations: Sequence[str] = (), part: str = "") -
 
 
 def _migrate(database: Database, migrations: Sequence[str], part: str) -> None:
-    if not migrations:
-        return
+    if not migrations or _version(database, part) == len(migrations):
+        return  # nothing is written, so who may only read, or comes for every request, may open it
     with database.transaction(alone=True):
         database.run("CREATE TABLE IF NOT EXISTS schema_version (part TEXT PRIMARY KEY, version BIGINT NOT NULL)")
-        found = database.run("SELECT version FROM schema_version WHERE part = ?", (part,))
-        version = int(found[0][0]) if found else 0
+        version = _version(database, part) or 0
         if version > len(migrations):
             raise StorageError(f"the database is of a later version of the gateway ({part} {version})")
         for migration in migrations[version:]:
@@ -97,8 +103,18 @@ def _migrate(database: Database, migrations: Sequence[str], part: str) -> None:
         )
 
 
+def _version(database: Database, part: str) -> int | None:
+    """Of the tables of a part; None where there is nothing that could be asked."""
+    try:
+        found = database.run("SELECT version FROM schema_version WHERE part = ?", (part,))
+    except StorageError:
+        return None
+    return int(found[0][0]) if found else 0
+
+
 class _SQLite:
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             new = not path.exists()
@@ -110,11 +126,12 @@ class _SQLite:
                 os.chmod(path, 0o600)  # noqa: PTH101 - what it holds is nobody else's on this machine
             _patiently(self._connection, "PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._file = _identity(path)
         except (sqlite3.Error, OSError) as error:
             raise StorageError(f"{path}: {error}") from error
 
     def run(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        with _told(sqlite3.Error):
+        with _told(sqlite3.Error, _UNFIT):
             return self._connection.execute(sql, values).fetchall()
 
     def each(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Row]:
@@ -125,7 +142,7 @@ class _SQLite:
         # Not executemany: it gives the interpreter away and asks for it back at every row, and beside a busy event loop gets it only
         # after a switch interval, 5 ms each time. 500 rows took 4 s so, and the file was locked all the while; this takes 0.05 s.
         found = list(rows)
-        with _told(sqlite3.Error):
+        with _told(sqlite3.Error, _UNFIT):
             for at in range(0, len(found), _ROWS):
                 part = found[at : at + _ROWS]
                 self._connection.execute(_for_rows(sql, len(part)), [value for row in part for value in row])
@@ -142,13 +159,29 @@ class _SQLite:
                     with contextlib.suppress(sqlite3.Error):
                         self._connection.execute("ROLLBACK")
                 raise
+        self._check_place()
 
     def changes(self) -> int | None:
+        self._check_place()
         return int(self.run("PRAGMA data_version")[0][0])
+
+    def _check_place(self) -> None:
+        """What is written to a file that was moved or deleted meanwhile, SQLite takes without a word, and nobody finds it."""
+        if _identity(self._path) != self._file:
+            raise StorageError(f"{self._path}: the file was moved, replaced or deleted")
 
     def close(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file it is, whatever its name; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _for_rows(sql: str, count: int) -> str:
@@ -178,6 +211,7 @@ class _Postgres:
         except ImportError as error:
             raise StorageError("PostgreSQL needs psycopg: pip install 'modelnet-gateway[postgres]'") from error
         self._errors = psycopg.Error
+        self._unfit = (psycopg.DataError, *_UNFIT)
         try:
             self._connection = psycopg.connect(
                 url,
@@ -196,7 +230,7 @@ class _Postgres:
             raise StorageError(f"PostgreSQL can't be reached ({type(error).__name__})") from error
 
     def run(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        with _told(self._errors):
+        with _told(self._errors, self._unfit):
             cursor = self._connection.execute(_translated(sql), values)
             return cursor.fetchall() if cursor.description is not None else []
 
@@ -207,7 +241,7 @@ class _Postgres:
             yield from cursor
 
     def many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        with _told(self._errors), self._connection.cursor() as cursor:
+        with _told(self._errors, self._unfit), self._connection.cursor() as cursor:
             cursor.executemany(_translated(sql), rows)
 
     @contextlib.contextmanager
@@ -230,8 +264,10 @@ def _translated(sql: str) -> Any:
 
 
 @contextlib.contextmanager
-def _told(kinds: type[Exception]) -> Iterator[None]:
+def _told(kinds: type[Exception], unfit: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     try:
         yield
+    except unfit as error:
+        raise Unfit(f"{type(error).__name__}: {error}") from error
     except kinds as error:
         raise StorageError(f"{type(error).__name__}: {error}") from error

@@ -259,3 +259,30 @@ async def test_old_rows_are_forgotten_in_postgresql(tmp_path: Path, server: Post
     assert [found.score for found in tables.observations("r", 0, 1e12)] == [0.5] * 5
     tables.close()
     ledger.close()
+
+
+async def test_a_row_that_postgresql_does_not_take_stands_in_nobodys_way(server: Postgres) -> None:
+    from gateway.ledger import Ledger, Row
+
+    ledger = Ledger(server.url, flush=0.05)
+    for number in range(9):
+        ledger.put(Row(f"row-{number}", 1.0, nano=2**63 if number == 4 else 1))
+    ledger.start()
+    deadline = time.monotonic() + 10
+    while ledger.written != 8 or ledger.failing is not None:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    assert (ledger.dropped, ledger.waiting) == (1, 0)
+    ledger.close()
+
+
+async def test_who_may_only_read_can_have_a_report(server: Postgres) -> None:
+    import psycopg
+
+    Tables(server.url).close()
+    with psycopg.connect(server.url, autocommit=True) as owner:
+        owner.execute("CREATE ROLE reader LOGIN PASSWORD 'reads'")
+        owner.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+    tables = Tables(server.url.replace("modelnet:not-secret", "reader:reads"))
+    assert list(tables.observations("r", 0, 1e12)) == []
+    tables.close()

@@ -264,6 +264,39 @@ def test_a_lost_database_leaves_the_keys_as_they_were(target: str, tmp_path: Pat
     keeper.close()
 
 
+def test_a_database_that_was_replaced_is_read(target: str, tmp_path: Path) -> None:
+    """As by who restores it: keys that were revoked there must not go on here."""
+    store = KeyStore(target)
+    key, text = store.create("a", Rights())
+    store.close()
+    other = tmp_path / "other.db"
+    other.write_bytes(Path(target).read_bytes())
+    restored = KeyStore(str(other))
+    restored.revoke(key.id)
+    restored.close()
+    keyring = Keyring()
+    keeper = Keeper(target, keyring, 0.05)
+    keeper.start()
+    assert keyring.authenticate(text)
+    other.replace(target)
+    _until(lambda: keyring.all()[0].revoked is not None)
+    keeper.close()
+
+
+def test_what_can_not_be_told_stops_no_change_of_keys(target: str) -> None:
+    keyring = Keyring()
+    store = KeyStore(target)
+    key, _ = store.create("a", Rights())
+    keeper = Keeper(target, keyring, 0.05)
+    keeper.start()
+    keyring.spending.add(key.id, Spent(2**63, 0))
+    _until(lambda: keeper.failing)
+    store.revoke(key.id)
+    _until(lambda: keyring.all()[0].revoked is not None)
+    store.close()
+    keeper.close()
+
+
 def test_a_new_database_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
     """SQLite itself does not wait while another connection makes the file one with a write-ahead log."""
 

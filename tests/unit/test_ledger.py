@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -164,6 +165,54 @@ def test_a_row_that_can_not_be_written_stands_in_nobodys_way(target: str) -> Non
     until(lambda: ledger.written == 39)
     assert ledger.dropped == 1
     ledger.close()
+
+
+def test_a_number_that_no_column_takes_stands_in_nobodys_way(target: str) -> None:
+    ledger = Ledger(target, flush=0.02)
+    for index in range(40):
+        ledger.put(row(prompt_tokens=2**63) if index == 20 else row())
+    ledger.start()
+    until(lambda: ledger.written == 39)
+    until(lambda: ledger.failing is None)  # though nothing comes after it
+    assert ledger.dropped == 1
+    ledger.close()
+
+
+def test_a_database_that_is_lost_beside_a_row_that_can_not_be_written_loses_no_other(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = True
+    write = Tables.write
+
+    def sometimes(self: Tables, rows: Any) -> None:
+        if len(rows) == 1 and away:
+            raise StorageError("away")
+        write(self, rows)
+
+    monkeypatch.setattr(Tables, "write", sometimes)
+    ledger = Ledger(target, flush=0.02)
+    for index in range(10):
+        ledger.put(row(prompt_tokens=2**63) if index == 5 else row())
+    ledger.start()
+    until(lambda: ledger.failing == "away")
+    assert (ledger.waiting, ledger.dropped) == (10, 0)
+    away = False
+    until(lambda: ledger.written == 9)
+    ledger.close()
+
+
+def test_a_file_that_was_taken_away_is_made_anew(target: str) -> None:
+    """As by who rotates logs. SQLite itself would go on writing where nobody looks."""
+    ledger = Ledger(target, flush=0.02)
+    ledger.start()
+    ledger.put(row())
+    until(lambda: ledger.written == 1)
+    Path(target).rename(f"{target}.old")
+    for _ in range(5):
+        ledger.put(row())
+    until(lambda: ledger.written == 6)
+    ledger.close()
+    assert Tables(target).count() == 5
 
 
 FULL_DISK = """

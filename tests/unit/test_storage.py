@@ -33,6 +33,17 @@ def test_a_row_that_is_refused_is_a_storage_error(tmp_path: Path) -> None:
     database.close()
 
 
+def test_tables_that_are_up_to_date_are_opened_without_writing(tmp_path: Path) -> None:
+    """Reports and look-ups need not wait for who writes, nor be allowed to."""
+    target = str(tmp_path / "rows.db")
+    first = open_database(target, (TABLE,), "rows")
+    with first.transaction():  # nobody else may write now
+        second = open_database(target, (TABLE,), "rows")
+        assert second.run("SELECT id FROM rows") == []
+        second.close()
+    first.close()
+
+
 def test_a_batch_is_few_statements(tmp_path: Path) -> None:
     """Between two statements the interpreter is given away, and beside a busy event loop each time comes back only after 5 ms."""
     database = open_database(str(tmp_path / "rows.db"), (TABLE,), "rows")
