@@ -28,10 +28,10 @@ end
 -- Give back what a lease holds. Returns its tokens.
 local function release(lease)
   local held = redis.call('HGET', KEYS[3], lease)
+  redis.call('ZREM', KEYS[2], lease)  -- also where a full server has thrown away what it held: else it would run for ever
   if not held then return 0 end
   local tokens, budget = held:match('^(%d+) (%d+)$')
   redis.call('HDEL', KEYS[3], lease)
-  redis.call('ZREM', KEYS[2], lease)
   set('ht', text(math.max(0, get('ht') - tonumber(tokens))), 'hb', text(math.max(0, get('hb') - tonumber(budget))))
   return tonumber(tokens)
 end
@@ -59,6 +59,7 @@ if op == 'admit' then
   end
   local spent = math.max(get(period), tonumber(ARGV[9]))
   local ht, hb, reason, pause = get('ht'), get('hb'), '', 0
+  if redis.call('EXISTS', KEYS[2]) == 0 then ht, hb = 0, 0 end -- nothing runs, so nothing is held, whatever became of its leases
   if budget > 0 and spent >= budget then
     reason = 'budget'
   elseif tokens > 0 and asked > tokens then

@@ -101,6 +101,23 @@ async def test_leases_of_a_process_that_is_gone_end(server: Valkey) -> None:
         assert later.verdict.tokens.remaining == 1000 - 600 - 1
 
 
+@pytest.mark.parametrize("lost", ["held", "leases", "state"])
+async def test_what_a_full_server_throws_away_stops_nobody_for_ever(server: Valkey, lost: str) -> None:
+    """With maxmemory-policy allkeys-lru any of a key's three entries may go by itself."""
+    who = key(concurrency=2, tokens_per_minute=1000)
+    now = 10**15
+    async with shared(server) as limits:
+        taken = [await limits.admit(who, Ask(400), 0, None, now) for _ in range(2)]
+        for name in await limits._client.keys(f"*:{lost}"):
+            await limits._client.delete(name)
+        for each in taken:
+            await limits.settle(who, each.lease, 1, 0, None, now + 1)
+        now += 2 * round(LEASE_SECONDS * 1e6)
+        for _ in range(2):
+            assert (await limits.admit(who, Ask(400), 0, None, now)).verdict.refused is None
+        assert (await limits.admit(who, Ask(1), 0, None, now)).verdict.refused == "concurrency"
+
+
 async def test_renewed_leases_do_not_end(server: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.limits.shared.LEASE_SECONDS", 0.6)
     monkeypatch.setattr("gateway.limits.shared.RENEW_SECONDS", 0.1)
