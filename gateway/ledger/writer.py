@@ -58,6 +58,11 @@ class Ledger:
         self._tried.wait(patience)
 
     @property
+    def latest(self) -> float:
+        """Seconds after which what other processes are just writing should be in the database."""
+        return 2 * self._flush
+
+    @property
     def waiting(self) -> int:
         """Rows not yet in the database."""
         return len(self._waiting)
@@ -80,14 +85,10 @@ class Ledger:
         return (self._owners[completion],) if completion in self._owners else None
 
     def find_owner(self, completion: str) -> tuple[str | None] | None:
-        """The same, from the database, after what other processes are just writing. For a thread. Raises StorageError."""
+        """The same, from the database. For a thread. Raises StorageError."""
         tables = Tables(self._target)
         try:
-            found = tables.owner(completion)
-            if found is None:
-                time.sleep(2 * self._flush)
-                found = tables.owner(completion)
-            return found
+            return tables.owner(completion)
         finally:
             tables.close()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from functools import partial
 
+import anyio
 import anyio.to_thread
 import orjson
 import structlog
@@ -25,6 +26,8 @@ FEEDBACK = "/v1/feedback"
 LONGEST_ID = 128
 AT_ONCE = 4
 """Look-ups in the database side by side."""
+LONGEST_WAIT = 10.0
+"""Seconds for one, the wait for a place included."""
 
 log = structlog.get_logger("modelnet.feedback")
 
@@ -57,6 +60,9 @@ class FeedbackRoute:
         owner = ledger.owner(completion)
         if owner is None:
             owner = await self._look_up(completion)
+        if owner is None:  # another process may be just writing it; nobody else waits for that
+            await anyio.sleep(ledger.latest)
+            owner = await self._look_up(completion)
         if owner is None or owner[0] != who:
             raise APIError(404, "There is no completion of that id.", code="completion_not_found", param="id")
         ledger.put(Feedback(completion, who, time.time(), float(score)))
@@ -66,9 +72,12 @@ class FeedbackRoute:
     async def _look_up(self, completion: str) -> tuple[str | None] | None:
         ledger = self._operations.ledger
         assert ledger is not None
-        async with self._places:
-            try:
-                return await anyio.to_thread.run_sync(partial(ledger.find_owner, completion), abandon_on_cancel=True)
-            except StorageError as error:
-                log.error("ledger_unreadable", reason=str(error))
-                raise overloaded("Feedback can't be kept at the moment.") from error
+        try:
+            with anyio.fail_after(LONGEST_WAIT):
+                async with self._places:
+                    return await anyio.to_thread.run_sync(
+                        partial(ledger.find_owner, completion), abandon_on_cancel=True
+                    )
+        except (StorageError, TimeoutError) as error:
+            log.error("ledger_unreadable", reason=str(error) or "it is too slow")
+            raise overloaded("Feedback can't be kept at the moment.") from error

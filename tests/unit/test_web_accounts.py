@@ -231,6 +231,23 @@ async def test_feedback_goes_to_the_completion_of_the_same_key(tmp_path: Path) -
         assert (await house.call("POST", "/v1/feedback", {"id": id, "score": 0}, other)).status == 404
 
 
+async def test_feedback_for_nothing_holds_up_no_other(tmp_path: Path) -> None:
+    """What another process may be just writing is waited for side by side."""
+    async with operated(tmp_path, fake("a"), ledger={"flush_seconds": 0.5}) as house:
+        _, mine = house.make_key()
+        statuses: list[int] = []
+
+        async def score(number: int) -> None:
+            body = {"id": f"chatcmpl-{number}", "score": 1}
+            statuses.append((await house.call("POST", "/v1/feedback", body, mine)).status)
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                for number in range(40):
+                    tasks.start_soon(score, number)
+        assert statuses == [404] * 40
+
+
 async def test_a_lost_ledger_slows_nobody(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     away = {"database": str(tmp_path / "file" / "ledger.db")}
