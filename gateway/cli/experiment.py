@@ -30,7 +30,7 @@ RouteName = Annotated[str, typer.Argument(help="Name of the route.")]
 def show(
     route: RouteName,
     config: Config = None,
-    days: Annotated[float, typer.Option(min=0.001, help="Look back so many days.")] = 30.0,
+    days: Annotated[float, typer.Option(min=0.001, max=36_600, help="Look back so many days.")] = 30.0,
     metric: Annotated[
         str, typer.Option(help="What decides: feedback, errors, seconds, first_token, tokens or cost.")
     ] = "feedback",
@@ -80,7 +80,11 @@ def show(
     if html is not None:
         from gateway.experiments.page import page
 
-        html.write_text(page(made), encoding="utf-8")
+        try:
+            html.write_text(page(made), encoding="utf-8")
+        except OSError as error:
+            typer.echo(f"error: {html} can't be written: {error.strerror}", err=True)
+            raise typer.Exit(1) from error
     if as_json:
         import orjson
 

@@ -235,7 +235,7 @@ def _budget(text: str) -> Budget | None:
 
     if text == "none":
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(tokens)?(?:/(total|day|month))?", text.replace(" ", ""))
+    found = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)(tokens)?(?:/(total|day|month))?", text.replace(" ", ""))
     if found is None:
         raise typer.BadParameter("a budget is an amount like 5, 2.50/month, 100000tokens or 1000tokens/day")
     per: Any = found[3] or "total"

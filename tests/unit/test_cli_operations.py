@@ -174,6 +174,7 @@ def test_a_stored_moment_that_no_calendar_has_hides_no_key(folder: Path, moment:
         (["create", "x\x1b[2J"], 2),
         (["create", "x", "--budget", "lots"], 2),
         (["create", "x", "--budget", "0"], 2),
+        (["create", "x", "--budget", "9" * 400], 2),
         (["create", "x", "--expires", "soon"], 2),
         (["create", "x", "--expires", "99999999d"], 2),
         (["create", "x", "--expires", "9" * 400 + "w"], 2),
@@ -245,12 +246,15 @@ def test_a_report_in_three_forms(folder: Path) -> None:
     value = json.loads(run(folder, "experiment", "report", "split", "--json", "--metric", "cost").stdout)
     assert value["winner"] is None
     assert [arm["requests"] for arm in value["arms"]] == [40, 40]
+    nowhere = run(folder, "experiment", "report", "split", "--html", str(folder / "none" / "report.html"), fails=True)
+    assert (nowhere.exit_code, "can't be written" in nowhere.stderr) == (1, True)
 
 
 def test_reports_that_can_not_be(folder: Path) -> None:
     assert "no ledger" in run(folder, "experiment", "report", "split", fails=True).stderr
     assert "there are split" in run(folder, "experiment", "report", "none", fails=True).stderr
     assert run(folder, "experiment", "report", "split", "--metric", "luck", fails=True).exit_code == 2
+    assert run(folder, "experiment", "report", "split", "--days", "inf", fails=True).exit_code == 2
 
 
 def test_who_gets_which_arm(folder: Path) -> None:
