@@ -93,7 +93,9 @@ class Account:
             return model
         named = {key.decode("latin-1"): value.decode("latin-1") for key, value in headers}
         key = self.key.id if self.key is not None else None
-        facts = Facts(user, key, named, messages, arm, self.record.request_id or uuid.uuid4().hex)
+        facts = Facts(
+            user, key, named, messages, arm, uuid.uuid4().hex
+        )  # not the request's id: clients may choose that
         try:
             self.choice = choose(route, facts, self.at)
         except (UnknownArm, OverrideForbidden) as error:
@@ -146,7 +148,7 @@ class Account:
         if self.operations.settings.ledger.texts:
             self.messages, self.answers = request.messages, {}
         choice = self.choice
-        if choice is not None and request.messages and shadowed(choice, self.record.request_id):
+        if choice is not None and request.messages and shadowed(choice, completion):
             original = Original(
                 choice, completion, self.record.request_id, request.messages, self.meter.prompt, prepare
             )

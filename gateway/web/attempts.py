@@ -98,20 +98,23 @@ class Attempts:
         self._account.check(self._account.record.model or model, prepared.wiring, prepared.plan.models)
         return prepared
 
-    async def _following(self, cause: Cause | None, failure: Exception) -> Prepared | None:
-        """The next wiring to try after a failure, if there is one that can be tried."""
+    async def _following(
+        self, cause: Cause | None, failure: Exception, refused: APIError | None = None
+    ) -> Prepared | None:
+        """The next wiring to try after a failure, if there is one that can be tried. refused: why the last one could not be."""
         choice = self._account.choice
         if choice is None or cause is None:
             return None
         fallback = next_fallback(choice.route, cause, self._tried)
         if fallback is None:
             return None
-        code = failure.code if isinstance(failure, APIError) else type(failure).__name__
+        last = refused or failure
+        code = last.code if isinstance(last, APIError) else type(last).__name__
         self._account.attempts.append((self._tried[-1], f"{cause}: {code}"))
         try:
             return await self._planned(fallback.model)
-        except APIError:
-            return await self._following(cause, failure)
+        except APIError as error:
+            return await self._following(cause, failure, error)
 
 
 def _told(failure: Exception | None) -> Exception | None:

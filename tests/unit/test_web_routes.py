@@ -43,6 +43,23 @@ async def test_users_stay_on_their_arm_over_restarts(tmp_path: Path) -> None:
     assert await arms() == first
 
 
+async def test_who_has_no_subject_can_not_choose_by_naming_the_request(tmp_path: Path) -> None:
+    """Nor which requests are copied: a client's x-request-id is its own."""
+    route = SPLIT | {"sticky": ["header:x-team"], "shadow": {"model": "b", "share": 0.5}}
+    async with operated(tmp_path, fake("a"), fake("b"), routes={"split": route}) as house:
+        for _ in range(40):
+            body = question("split", max_tokens=1)
+            assert (await house.call("POST", CHAT, body, {"x-request-id": "always-this"})).status == 200
+        with anyio.fail_after(5):
+            while house.operations.shadows.running:
+                await anyio.sleep(0.02)
+        rows = await house.rows(40 + house.operations.shadows.finished)
+        asked = [row for row in rows if row["shadow_of"] is None]
+        assert {row["arm"] for row in asked} == {"plain", "pair"}
+        assert len({row["subject"] for row in asked}) == 40
+        assert 0 < len(rows) - 40 < 40
+
+
 async def test_the_ledger_knows_arm_subject_and_shares(tmp_path: Path) -> None:
     async with operated(tmp_path, fake("a"), fake("b"), routes={"split": SPLIT}) as house:
         for number in range(10):
@@ -167,6 +184,15 @@ async def test_a_model_that_is_not_there_falls_back_before_anything_runs(tmp_pat
     async with operated(tmp_path, gone, fake("good"), routes=routes) as house:
         assert (await house.chat("gone")).status == 503
         assert (await house.chat("safe")).status == 200
+
+
+async def test_a_fallback_that_the_key_is_not_for_is_told_as_that(tmp_path: Path) -> None:
+    route = {"arms": {"x": {"model": "a"}}, "fallbacks": [{"model": "b"}, {"model": "c"}]}
+    async with operated(tmp_path, broken("a"), fake("b"), fake("c"), routes={"r": route}) as house:
+        _, header = house.make_key(models=("a", "c"), wirings=("r",))
+        assert (await house.call("POST", CHAT, question("r"), header)).status == 200
+        (row,) = await house.rows(1)
+        assert json.loads(row["attempts"]) == [["a", "error: BackendUnavailable"], ["b", "error: model_not_found"]]
 
 
 @pytest.mark.parametrize("stream", [False, True])
