@@ -67,7 +67,7 @@ class Application:
         app: App = Routes(posts, control_app(runtime, self.metrics, lambda: self._admission.draining))
         app = BodyLimit(app, settings.limits.body_bytes)
         app = Wishes(app, settings.shedding.keys)
-        app = Auth(app, operations.keyring)
+        app = Auth(app, operations.keyring, settings.server.cors)
         app = Guard(app, self.metrics.turned_away)
         app = Accounts(app, operations, posts.keys() - {FEEDBACK})
         app = Cors(app, settings.server.cors)

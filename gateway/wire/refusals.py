@@ -24,6 +24,14 @@ def unauthorized(why: Why) -> APIError:
     return APIError(401, _KEYS[why], type="authentication_error", code="invalid_api_key", headers=headers)
 
 
+def elsewhere(what: str) -> APIError:
+    """A 403 for a page of elsewhere, where callers need no key. what: the header that tells."""
+    message = (
+        f"Without keys only this machine's own programs and pages may call: this {what} is another. See `server.cors`."
+    )
+    return APIError(403, message, code="forbidden", param=what)
+
+
 def not_allowed(model: str) -> APIError:
     """A 403: there is such a model, and the key is not for it."""
     return APIError(403, f"This API key may not use {model[:128]!r}.", code="model_not_found", param="model")

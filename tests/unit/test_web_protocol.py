@@ -19,7 +19,7 @@ from gateway.web.serving import Server, bind
 
 pytestmark = pytest.mark.anyio
 BODY = json.dumps(question(max_tokens=2)).encode()
-OK = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
+OK = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
 
 @asynccontextmanager
@@ -80,7 +80,7 @@ async def ends(stream: ByteStream, seconds: float = 5.0) -> bool:
 async def test_headers_without_measure_are_refused(head: bytes) -> None:
     async with served() as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:
         with anyio.move_on_after(5), suppress(anyio.BrokenResourceError):  # it may be cut off before all is sent
-            await stream.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n" + head + b"\r\n\r\n")
+            await stream.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n" + head + b"\r\n\r\n")
         status, body = await answer(stream)
         assert (status, body["error"]["code"]) == (431, "headers_too_large")
         assert await ends(stream)
@@ -115,7 +115,7 @@ async def test_headers_that_never_end_are_cut_off_while_they_come() -> None:
 async def test_ordinary_requests_pass_and_connections_are_kept() -> None:
     long = b"x-long: " + b"a" * (HEAD_BYTES - 2000) + b"\r\n"
     async with served() as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:
-        for request in (OK, OK.replace(b"host: x\r\n", b"host: x\r\n" + long), OK):
+        for request in (OK, OK.replace(b"host: localhost\r\n", b"host: localhost\r\n" + long), OK):
             await stream.send(request)
             assert (await answer(stream))[0] == 200
         for part in (OK[:20], OK[20:90], OK[90:]):
@@ -187,7 +187,7 @@ async def test_a_server_drains_before_it_stops() -> None:
             data = await running.receive()
             server.stop()
             async with await anyio.connect_tcp("127.0.0.1", port) as stream:
-                await stream.send(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
+                await stream.send(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n")
                 status, body = await answer(stream)
                 assert (status, body["status"]) == (503, "draining")
                 await stream.send(OK)
@@ -229,7 +229,9 @@ async def everything(port: int, *parts: bytes) -> bytes:
 
 def asking(version: str = "1.1", headers: str = "connection: close\r\n", **fields: Any) -> bytes:
     body = json.dumps(question(**{"max_tokens": 2, **fields})).encode()
-    head = f"POST /v1/chat/completions HTTP/{version}\r\nhost: x\r\n{headers}content-length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST /v1/chat/completions HTTP/{version}\r\nhost: localhost\r\n{headers}content-length: {len(body)}\r\n\r\n"
+    )
     return head.encode() + body
 
 
@@ -260,7 +262,9 @@ async def test_a_wish_for_http_2_is_passed_over(cut: int | None) -> None:
 
 async def test_so_is_one_for_websockets_and_the_connection_goes_on() -> None:
     async with served() as (_, port), await anyio.connect_tcp("127.0.0.1", port) as stream:
-        await stream.send(b"GET /v1/realtime HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+        await stream.send(
+            b"GET /v1/realtime HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+        )
         assert (await answer(stream))[0] == 404
         await stream.send(OK)
         assert (await answer(stream))[0] == 200
@@ -269,9 +273,7 @@ async def test_so_is_one_for_websockets_and_the_connection_goes_on() -> None:
 async def test_trailers_say_nothing() -> None:
     """They come when the request has been let in, and are not bounded as a head is."""
     async with served() as (_, port):
-        head = (
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
-        )
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
         body = b"%x\r\n%b\r\n0\r\nx-request-id: from-a-trailer\r\n" % (len(BODY), BODY)
         data = await everything(port, head, body + b"x-more: 1\r\n" * 500 + b"\r\n")
         assert data.startswith(b"HTTP/1.1 200 ")
@@ -305,9 +307,9 @@ async def test_idle_connections_are_kept_and_then_closed() -> None:
 
 
 async def test_pipelined_requests_are_answered_in_order_and_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    get = b"GET /v1/models/a HTTP/1.1\r\nhost: x\r\nx-request-id: r%d\r\n\r\n"
+    get = b"GET /v1/models/a HTTP/1.1\r\nhost: localhost\r\nx-request-id: r%d\r\n\r\n"
     async with served() as (_, port):
-        last = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        last = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
         data = await everything(port, b"".join(get % number for number in range(20)), asking(headers=""), last)
         assert data.count(b"HTTP/1.1 200 ") == 22
         assert [data.index(b"x-request-id: r%d\r" % number) for number in range(20)] == sorted(

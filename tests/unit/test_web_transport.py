@@ -103,6 +103,35 @@ async def test_origins(origins: list[str] | None, origin: str, allowed: str | No
             assert reply.header("access-control-allow-origin") == allowed
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"host": "127.0.0.1:8000"}, 200),
+        ({"host": "[::1]:8000", "origin": "http://[::1]:8000"}, 200),
+        ({"host": "localhost", "origin": "http://localhost:5173"}, 200),
+        ({"host": "app.example", "origin": "https://app.example"}, 200),
+        ({"host": "localhost:8000", "origin": "https://evil.example", "content-type": "text/plain"}, 403),
+        ({"host": "localhost:8000", "origin": "null"}, 403),
+        ({"host": "evil.example:8000"}, 403),
+        ({"host": "evil.example", "origin": "http://evil.example"}, 403),
+        ({"host": "localhost.evil.example"}, 403),
+        ({"host": "[", "origin": "http://["}, 403),
+    ],
+)
+async def test_pages_of_elsewhere_are_not_this_machine(headers: dict[str, str], status: int) -> None:
+    """Without keys. A simple request needs no preflight, and one under a name that leads here is of the same origin."""
+    server = {"cors": ["http://localhost:*", "https://app.example"]}
+    async with edge(fake("a"), server=server) as e:
+        assert (await e.call("POST", CHAT, question(), headers)).status == status
+        assert (await e.call("GET", "/v1/models", None, headers)).status == status
+        assert (await e.call("GET", "/healthz", None, headers)).status == 200
+    async with edge(fake("a"), server=server, keys=[KEY]) as e:
+        assert (await e.call("POST", CHAT, question(), {**headers, "authorization": f"Bearer {KEY}"})).status == 200
+    async with edge(fake("a"), server={"cors": ["*"]}) as e:
+        assert (await e.call("POST", CHAT, question(), headers)).status == 200
+
+
 async def test_one_log_line_a_request_without_secrets_or_prompts(logged: list[dict[str, object]]) -> None:
     """drop-in 26: nothing private is logged by default."""
     async with edge(fake("a", "the answer is violet"), keys=[KEY]) as e:

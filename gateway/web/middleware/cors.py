@@ -13,18 +13,23 @@ _RATE = b", ".join(
 _EXPOSED = b"x-request-id, retry-after, retry-after-ms, x-should-retry, x-modelnet-degraded, " + _RATE
 
 
+def allowed_origins(origins: Sequence[str]) -> re.Pattern[str]:
+    """What matches those that are named; ":*" at the end of one is any port."""
+    exact = [
+        re.escape(origin[:-2]) + r"(:[0-9]{1,5})?" if origin.endswith(":*") else re.escape(origin)
+        for origin in origins
+        if origin != "*"
+    ]
+    return re.compile("|".join(exact) or r"(?!)")
+
+
 class Cors:
     """origins: "*" alone is everyone; ":*" at the end of one is any port."""
 
     def __init__(self, app: App, origins: Sequence[str]) -> None:
         self.app = app
         self._all = "*" in origins
-        exact = [
-            re.escape(origin[:-2]) + r"(:[0-9]{1,5})?" if origin.endswith(":*") else re.escape(origin)
-            for origin in origins
-            if origin != "*"
-        ]
-        self._allowed = re.compile("|".join(exact) or r"(?!)")
+        self._allowed = allowed_origins(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not is_http(scope):
