@@ -2,7 +2,8 @@
 
     closed     requests pass; their ends are counted over a sliding window
     open       none passes, for `pause` seconds; twice as long every time it opens anew, up to `pause_most`
-    half open  the pause is over: a few requests pass as trials. One that succeeds closes it, one that fails opens it again
+    half open  the pause is over: a few requests pass as trials, and one more whenever the last has said nothing for `pause` seconds.
+               One that succeeds closes it, one that fails opens it again
 
 It opens where, of at least `least` ends in the window, the share of failures reaches `share`. Pure but for the clock, which is given.
 """
@@ -23,7 +24,7 @@ State = Literal["closed", "half_open", "open"]
 class BreakerSettings:
     """
     window: seconds over which ends are counted. least: ends in it before anything is concluded. share: of failures that opens, (0, 1].
-    pause, pause_most: seconds. trials: requests at once while half open.
+    pause, pause_most: seconds. trials: requests at once while half open, as long as they say something.
     """
 
     window: float = 30.0
@@ -53,6 +54,7 @@ class Breaker:
         "_shut_until",
         "_trials",
         "_tried",
+        "_tried_at",
         "_turned",
         "_window",
         "opened",
@@ -72,6 +74,7 @@ class Breaker:
         self._next_pause = settings.pause
         self._trials = 0
         self._tried = False  # that it is half open was told
+        self._tried_at = 0.0  # when the last trial began
         self.opened = 0
         """How often it has opened so far."""
 
@@ -91,8 +94,13 @@ class Breaker:
         """Whether a request may pass: False, as any other; True, as a trial; None, it may not."""
         if self._shut_until is None:
             return False
-        if self._clock() < self._shut_until or self._trials >= self._settings.trials:
+        now = self._clock()
+        if now < self._shut_until:
             return None
+        # A trial that says nothing for long (a whole answer has its status when it is written to its end) does not keep all others out.
+        if self._trials >= self._settings.trials and now - self._tried_at < self._settings.pause:
+            return None
+        self._tried_at = now
         if not self._tried:
             self._tried = True
             self._turned("half_open")

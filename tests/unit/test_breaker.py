@@ -111,6 +111,23 @@ def test_requests_from_before_do_not_count_while_it_is_open() -> None:
     assert made.state == "half_open"
 
 
+def test_a_trial_that_is_silent_for_long_keeps_others_out_for_a_pause_only() -> None:
+    """A whole answer of five minutes says nothing before its end."""
+    made, clock, heard = breaker()
+    opened(made)
+    clock.now += 5
+    assert made.admit() is True
+    clock.now += 4.9
+    assert made.admit() is None
+    clock.now += 0.2
+    assert made.admit() is True
+    assert made.admit() is None
+    made.succeeded(True)
+    assert made.state == "closed" and heard == ["open", "half_open", "closed"]
+    made.failed(True)  # the first one, at last
+    assert made.state == "closed" and made.admit() is False
+
+
 def test_a_late_success_of_a_trial_does_not_close_what_another_one_opened() -> None:
     made, clock, _ = breaker(trials=2)
     opened(made)
