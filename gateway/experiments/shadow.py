@@ -1,7 +1,8 @@
 """Copies of requests to a second wiring. Nobody waits for them, nobody sees them fail, and there are never many.
 
-A copy starts with its request and runs for at most `seconds`. What comes while `concurrency` copies are running is not copied, and
-counted. Its row in the ledger names the completion that it is a copy of; its tokens are charged to no key.
+A copy starts with its request and runs for at most `seconds`, on seats of its models that no request wants. What comes while
+`concurrency` copies are running is not copied, and counted. Its row in the ledger names the completion that it is a copy of; its
+tokens are charged to no key.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from backends.errors import BackendError
+from backends.seats import BEHIND
 from backends.types import Message
 from gateway.experiments.choose import Choice
 from gateway.ledger.meter import Meter
@@ -77,6 +79,7 @@ class Shadows:
     async def _run(self, runtime: Runtime, original: Original) -> None:
         shadow = original.choice.route.shadow
         assert shadow is not None
+        BEHIND.set(True)
         row = Row(
             id=uuid.uuid4().hex,
             at=time.time(),

@@ -287,6 +287,27 @@ async def test_shadows_answer_nobody(tmp_path: Path) -> None:
         assert house.operations.shadows.running == 0
 
 
+async def test_shadows_take_no_place_that_a_request_wants(tmp_path: Path) -> None:
+    """Of a model that both use: two clients fit on its seat and into its queue, and their copies come when nobody waits."""
+    routes = {"r": {"arms": {"only": {"model": "a"}}, "shadow": {"model": "a>a"}}}
+    async with operated(tmp_path, fake("a", seats=1, queue=1, first_delay=0.02), routes=routes) as house:
+        statuses: list[int] = []
+
+        async def ask() -> None:
+            for _ in range(6):
+                statuses.append((await house.chat("r", max_tokens=1)).status)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            tasks.start_soon(ask)
+        assert statuses == [200] * 12
+        with anyio.fail_after(10):
+            while house.operations.shadows.running:
+                await anyio.sleep(0.02)
+        assert house.operations.shadows.failed == 0
+        assert house.operations.shadows.finished > 0
+
+
 async def test_a_shutdown_ends_shadows(tmp_path: Path) -> None:
     routes = {"hung": {"arms": {"only": {"model": "a"}}, "shadow": {"model": "slow"}}}
     with anyio.fail_after(8):
