@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 
 from gateway.experiments.statistics import (
+    Floats,
     Interval,
     PerSubject,
     Quantile,
@@ -220,8 +221,16 @@ def _compare(reports: list[ArmReport], arms: Mapping[str, _Arm], generator: np.r
         for made in reports:
             drawn, sample = draws.get(made.arm), samples[made.arm]
             made.estimates[metric] = Estimate(
-                sample.mean, None if drawn is None else interval(drawn), sample.subjects, chances.get(made.arm)
+                sample.mean, _around(sample.mean, drawn), sample.subjects, chances.get(made.arm)
             )
+
+
+def _around(mean: float | None, drawn: Floats | None) -> Interval | None:
+    """The middle 95 %, and the mean itself: of few subjects who all agree it lies at the edge of what can be, and what was drawn inside."""
+    if mean is None or drawn is None:
+        return None
+    low, high = interval(drawn)
+    return min(low, mean), max(high, mean)
 
 
 def _mismatch(first: Iterable[Observation], arms: list[str]) -> float:

@@ -15,10 +15,14 @@ from gateway.observability.labels import Bounded
 from gateway.observability.record import RequestRecord
 from gateway.observability.tallies import Counter, Histogram
 from strategies.engine.events import StageReport
+from strategies.fusion import Meters
 
 MOST_WIRINGS = 50
 MOST_ERRORS = 64
 """Codes of errors are ours, and there are fewer."""
+
+VERDICTS = ("certified", "looked_up", "uncertified", "sampled")
+"""On a group's piece."""
 
 WAITS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 """Seconds for which people wait."""
@@ -52,6 +56,12 @@ class _Kind:
         self._first = _histogram(
             registry, f"modelnet_{name}_first_token_seconds", f"Until the first text, {told}.", labels, WAITS
         )
+        self._pieces = Counter(
+            f"modelnet_{name}_fused_pieces",
+            f"Pieces written by groups in requests {told}, by how certain each was.",
+            [*labels, "verdict"],
+            registry=registry,
+        )
         self._between = _histogram(
             registry,
             f"modelnet_{name}_inter_token_seconds",
@@ -73,6 +83,11 @@ class _Kind:
         if record.usage is not None:
             child(self._tokens, *labels, "prompt").inc(record.usage.prompt_tokens)
             child(self._tokens, *labels, "completion").inc(record.usage.completion_tokens)
+
+    def fused(self, meters: Meters, *labels: str) -> None:
+        """A group has written that, in a request that may not be over."""
+        for verdict in VERDICTS:
+            self._child(self._pieces, *labels, verdict).inc(getattr(meters, verdict))
 
 
 class Details:
@@ -168,8 +183,8 @@ class Details:
         if record.first_token is not None and record.kind == "stream":
             self._by_one(model, record.first_token, record.seconds(), tokens)
 
-    def stage(self, shape: str, report: StageReport) -> None:
-        """A stage is over."""
+    def stage(self, shape: str, report: StageReport, record: RequestRecord) -> None:
+        """A stage of a request is over."""
         child, role = self._child, report.branches[0].role
         meters, first = report.meters, report.first_token
         tokens = report.branches[0].usage.completion_tokens if meters is None else meters.pieces
@@ -187,6 +202,10 @@ class Details:
                 self._by_one(report.branches[0].model, first, report.seconds, tokens)
             return
         self._saved.inc(meters.saved)
+        if record.wiring is not None:
+            self._wirings.fused(meters, self._wiring(record.wiring))
+        if record.route is not None and record.arm is not None:
+            self._arms.fused(meters, record.route, record.arm)
         if report.dropped:
             self._degraded.inc(max(0, meters.pieces - report.dropped[0].piece))
         for gone in report.dropped:

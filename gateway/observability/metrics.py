@@ -12,7 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 import gateway
 from backends.types import Usage
-from gateway.observability.details import Details
+from gateway.observability.details import VERDICTS, Details
 from gateway.observability.health import HealthMetrics, ReloadMetrics
 from gateway.observability.record import RequestRecord
 from gateway.observability.tallies import Counter, Gauge, Histogram, Number, Spread
@@ -136,14 +136,14 @@ class Metrics:
             self.spent(model, record.usage)
         self.details.forwarded(model, record)
 
-    def stage(self, shape: str, report: StageReport) -> None:
-        """A stage is over."""
+    def stage(self, shape: str, report: StageReport, record: RequestRecord) -> None:
+        """A stage of a request is over."""
         self._stage.labels(shape, report.branches[0].role).observe(report.seconds)
-        self.details.stage(shape, report)
+        self.details.stage(shape, report, record)
         for branch in report.branches:
             self.spent(branch.model, branch.usage)
         if (meters := report.meters) is not None:
-            for verdict in ("certified", "looked_up", "uncertified", "sampled"):
+            for verdict in VERDICTS:
                 self._pieces.labels(verdict).inc(getattr(meters, verdict))
             self._drift.inc(meters.drift)
             self._lost.inc(max(0.0, meters.lost_mass))

@@ -11,6 +11,7 @@ import anyio
 from gateway.experiments.fallback import TooSlow, cause_of, next_fallback
 from gateway.experiments.route import Cause
 from gateway.ledger.meter import RunMeter
+from gateway.observability.record import RequestRecord
 from gateway.runtime import Prepared
 from gateway.web.account import Account
 from gateway.wire.errors import APIError, timed_out
@@ -41,6 +42,11 @@ class Attempts:
         self._account = account
         self._tried: list[str] = []
         self._patience: anyio.CancelScope | None = None
+
+    @property
+    def record(self) -> RequestRecord:
+        """Of the request."""
+        return self._account.record
 
     async def first(self, model: str) -> Prepared:
         """The first wiring that can be tried, beginning with this. Raises APIError."""

@@ -145,7 +145,7 @@ class ChatRoute(Route):
         try:
             async with self._events(choice, request, prepared) as events:
                 async for event in events:
-                    self._meter(shape, event)
+                    self._meter(shape, event, attempts.record)
                     watch.saw(event)
                     await sink.take(choice, event)
                     attempts.saw_something()
@@ -166,9 +166,9 @@ class ChatRoute(Route):
         )
         return run(prepared.plan, request.messages, options, self._runtime.catalog)
 
-    def _meter(self, shape: str, event: Event) -> None:
+    def _meter(self, shape: str, event: Event, record: RequestRecord) -> None:
         if isinstance(event, StageFinished):
-            self._metrics.stage(shape, event.report)
+            self._metrics.stage(shape, event.report, record)
 
 
 async def _check_rules(request: ChatRequest, prepared: Prepared) -> None:

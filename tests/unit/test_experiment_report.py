@@ -104,6 +104,17 @@ def test_a_winner_that_is_there_is_named() -> None:
     assert [arm.requests for arm in made.arms] == [arm.scored for arm in made.arms]
 
 
+@pytest.mark.parametrize("score", [0.0, 1.0])
+@pytest.mark.parametrize("subjects", [1, 2, 5])
+def test_a_mean_lies_in_its_interval(score: float, subjects: int) -> None:
+    """Also where few subjects are all of one mind."""
+    rows = [seen(arm, f"{arm}{n}", score=score) for arm in "ab" for n in range(subjects)]
+    for arm in report("r", rows, 0, 100, arms=("a", "b")).arms:
+        for estimate in arm.estimates.values():
+            if estimate.interval is not None and estimate.mean is not None:
+                assert estimate.interval[0] <= estimate.mean <= estimate.interval[1]
+
+
 def test_equal_arms_seldom_have_a_winner(quick: None) -> None:
     """Of 400 experiments between two equal arms about one in twenty names one: what level 0.95 says."""
     generator = np.random.default_rng(7)

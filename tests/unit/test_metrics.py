@@ -102,7 +102,9 @@ async def test_members_of_groups() -> None:
         assert value(e, "modelnet_slowest_member_total", model="b") is None
         assert value(e, "modelnet_member_step_seconds_count", model="b") == 1
         assert (value(e, "modelnet_member_step_seconds_sum", model="slow") or 0) > 0.005
-        assert (value(e, "modelnet_fused_pieces_total", verdict="certified") or 0) > 0
+        certified = value(e, "modelnet_fused_pieces_total", verdict="certified") or 0
+        assert certified > 0
+        assert value(e, "modelnet_wiring_fused_pieces_total", wiring="slow|b", verdict="certified") == certified
         assert (value(e, "modelnet_fused_passes_total") or 0) > 2
         assert value(e, "modelnet_fused_degraded_pieces_total") == 0
 
