@@ -117,14 +117,16 @@ wheel: setup ## dist/*.whl and dist/*.tar.gz
 LOCK_EXTRAS := --extra otel --extra postgres --extra shared
 TOOLS := $(VENV)-tools
 
-lock: ## requirements.lock: every dependency with the hashes of its files
-	@test -x $(TOOLS)/bin/pip-compile || { $(PY) -m venv $(TOOLS) && $(TOOLS)/bin/pip install --quiet 'pip-tools>=7.5' 'pip-audit>=2.9'; }
+$(TOOLS)/.ready: | $(PY)
+	@$(PY) -m venv $(TOOLS) && $(TOOLS)/bin/pip install --quiet --disable-pip-version-check 'pip-tools>=7.5' 'pip-audit>=2.9' && touch $@
+
+lock: $(TOOLS)/.ready ## requirements.lock: every dependency with the hashes of its files
 	@sed -n '/^#/p' requirements.lock > requirements.lock.new
 	@$(TOOLS)/bin/pip-compile pyproject.toml $(LOCK_EXTRAS) --generate-hashes --strip-extras --allow-unsafe --quiet --no-header \
 		--no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o $(TOOLS)/lock
 	@cat $(TOOLS)/lock >> requirements.lock.new && mv requirements.lock.new requirements.lock
 
-audit: lock ## known vulnerabilities of what is locked; asks the package index's database
+audit: $(TOOLS)/.ready ## known vulnerabilities of what is locked; asks the package index's database
 	@$(TOOLS)/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip
 
 clean: ## remove what was built and cached here, but the environment
