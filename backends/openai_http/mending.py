@@ -88,6 +88,11 @@ class Calls:
             if not kept:
                 del holder["tool_calls"]
 
+    @property
+    def any(self) -> bool:
+        """Whether there was one: some servers say in every delta that there is none."""
+        return bool(self._taken)
+
     def rest(self) -> list[dict[str, Any]]:
         """Parts that are still to come when the choice is over: arguments of functions that have none."""
         empty, self._empty = self._empty & self._names.keys(), set()

@@ -212,7 +212,8 @@ class Relay:
     def _end(self, index: int) -> bytes:
         """The last chunk of a choice whose server says that all is over, and never why."""
         said: dict[str, Any] = {"text": ""} if index in self._texts else {"delta": {}}
-        reason = "tool_calls" if index in self._called else "stop"
+        called = self._called.get(index)
+        reason = "tool_calls" if called is not None and called.any else "stop"
         choice = {"index": index, **said, "logprobs": None, "finish_reason": reason}
         return self._rest(index, {}) + _event({**self._same, "choices": [choice]})
 

@@ -431,6 +431,9 @@ def test_a_server_that_never_says_why_it_ends() -> None:
     for said, reason in ((chunk({"content": "a"}), "stop"), (call, "tool_calls")):
         given = through(relay(usage="once"), ROLE, said, SPENT, DONE)
         assert given == renamed(ROLE, said, chunk({}, reason), SPENT, DONE)
+    for none in ([], None):
+        given = chunks(through(relay(), ROLE, chunk({"content": "a", "tool_calls": none}), DONE))
+        assert given[-1]["choices"][0]["finish_reason"] == "stop"
     head = {**HEAD, "object": "text_completion"}
     text, end = (
         event({**head, "choices": [{"index": 0, "text": said, "logprobs": None, "finish_reason": reason}]})
