@@ -28,7 +28,7 @@ from gateway.web.route import within
 from gateway.wire.body import json_object
 from gateway.wire.decode import RequestLimits
 from gateway.wire.fields import Fields
-from gateway.wire.forwardable import check_forwardable
+from gateway.wire.forwardable import check_forwardable, only_text
 from strategies.prompting import PromptSet
 from strategies.prompting.prompts import LANGUAGES
 from strategies.routing import Alias
@@ -72,7 +72,7 @@ class Forwarder:
         if self.kind == "chat" and self._runtime.operations.settings.ledger.texts:
             return False  # answers are to be kept, so they have to be read
         target = self.target(model)
-        if target is None or (target.drafted and self.kind == "chat" and fields.get("temperature") == 0):
+        if target is None or (target.drafted and self.kind == "chat" and only_text(fields)):
             return False
         record.model, record.shape, record.wiring = model, "single", target.model
         prompts = self._check(fields)

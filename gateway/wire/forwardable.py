@@ -15,6 +15,18 @@ from gateway.wire.messages import decode_messages
 from gateway.wire.sampling import decode_sampling
 
 _PLAIN = frozenset({"model", "messages", "stream"})
+_GREEDY = _PLAIN | {
+    "stream_options",
+    "n",
+    "temperature",
+    "top_p",
+    "seed",
+    "stop",
+    "max_tokens",
+    "max_completion_tokens",
+}
+_OFF = frozenset({"frequency_penalty", "presence_penalty", "min_p", "logit_bias", "logprobs"})
+_SPEAKERS = frozenset({"system", "developer", "user", "assistant"})
 
 
 def check_forwardable(fields: Fields, limits: RequestLimits) -> None:
@@ -33,6 +45,27 @@ def check_forwardable(fields: Fields, limits: RequestLimits) -> None:
     decode_sampling(fields, limits.max_tokens)
     boolean(fields, "logprobs")
     integer(fields, "top_logprobs", 0, MAX_TOP_LOGPROBS)
+
+
+def only_text(fields: Fields) -> bool:
+    """Whether a greedy answer to it needs nothing that only the model's own server knows, so that token sessions can write it too."""
+    if fields.get("temperature") != 0 or not fields.keys() <= _GREEDY | _OFF or any(map(fields.get, _OFF)):
+        return False
+    messages = fields.get("messages")
+    return isinstance(messages, list) and all(map(_said, messages))
+
+
+def _said(message: Any) -> bool:
+    """Whether it is text that somebody said, and no more."""
+    if not isinstance(message, dict) or not message.keys() <= {"role", "content"}:
+        return False
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _SPEAKERS:
+        return False
+    content = message.get("content")
+    if isinstance(content, list):
+        return all(isinstance(part, dict) and part.get("type") == "text" for part in content)
+    return isinstance(content, str)
 
 
 def _plain(message: Any) -> bool:

@@ -214,9 +214,25 @@ class Both(FakeBackend):
         ("a", "auto", {"temperature": 0}, True),
         ("a", "on", {"temperature": 0}, False),
         ("plain", "on", {"temperature": 0}, True),
+        (
+            "ahead",
+            "auto",
+            {"temperature": 0, "messages": [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}]},
+            False,
+        ),
+        ("ahead", "auto", {"temperature": 0, "tools": [{"type": "custom", "custom": {"name": "x"}}]}, True),
+        ("ahead", "auto", {"temperature": 0, "presence_penalty": 0, "logprobs": False}, False),
+        ("ahead", "auto", {"temperature": 0, "presence_penalty": 0.5}, True),
+        ("ahead", "auto", {"temperature": 0, "web_search_options": {}}, True),
+        ("ahead", "auto", {"temperature": 0, "messages": [{"role": "critic", "content": "Why?"}]}, True),
+        ("ahead", "auto", {"temperature": 0, "messages": [{"role": "user", "content": [{"type": "video_url"}]}]}, True),
+        ("ahead", "auto", {"temperature": 0, "messages": [{"role": [], "content": "Why?"}]}, None),
     ],
 )
-async def test_who_is_to_read_ahead_writes_by_token_sessions(model: str, limit: str, more: Any, raw: bool) -> None:
+async def test_who_is_to_read_ahead_writes_by_token_sessions(
+    model: str, limit: str, more: Any, raw: bool | None
+) -> None:
+    """What only its server knows is handed on to it, whatever is asked for. raw: None where it is refused."""
     sections = {
         "models": {"a": {"backend": "fake"}},
         "aliases": {"ahead": {"expression": "a", "drafts": "on"}, "plain": {"expression": "a", "drafts": "off"}},
@@ -230,7 +246,9 @@ async def test_who_is_to_read_ahead_writes_by_token_sessions(model: str, limit: 
     async with open_runtime(settings, build) as runtime:
         await runtime.wait_loaded()
         reply = await Edge(Application(runtime), runtime, {}).chat(model, **more)
-        if raw:
+        if raw is None:
+            assert reply.status == 400
+        elif raw:
             assert reply.error["message"] == "handed on"
         elif more.get("stream"):
             assert reply.content() == "one two one two one two"
