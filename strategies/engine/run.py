@@ -70,10 +70,9 @@ async def _read(receive: MemoryObjectReceiveStream[Event | _Failure]) -> AsyncIt
 
 async def _write(stage: Stage, job: Job, group: FusedStage | None) -> tuple[str, StageReport]:
     """group: the stage, if its text comes out of token sessions."""
-    if group is not None:
-        return await run_fused(group, job)
-    assert isinstance(stage, TextStage)
-    return await run_unless_broken(stage, job)
+    if isinstance(stage, TextStage):
+        return await run_unless_broken(stage, job, group)
+    return await run_fused(stage, job)
 
 
 def _handed_on(text: str, stage: Stage, catalog: Catalog) -> str:

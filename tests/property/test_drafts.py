@@ -16,7 +16,7 @@ from backends.errors import BackendError
 from backends.fake import FakeBackend, FakeSettings, Fault
 from backends.types import Message, Sampling
 from strategies.engine import Options, run
-from strategies.engine.events import Delta, Event, Finished
+from strategies.engine.events import Delta, Event, Finished, StageRestarted
 from strategies.fusion import FUSERS
 from strategies.planning.planner import plan
 from strategies.topology import parse
@@ -285,3 +285,17 @@ async def test_what_only_a_server_understands_of_a_message_is_left_to_it() -> No
     asked = Options(PROMPTS, Sampling(temperature=0.0), drafts="on")
     async with run(plan(parse("a").topology, catalog), [said], asked, catalog) as events:
         assert last([event async for event in events]).drafts is None
+
+
+@pytest.mark.parametrize("on", ["enter", "token"])
+async def test_an_unseen_stage_that_breaks_off_is_run_again(on: Any) -> None:
+    """As where it is its backend's own stream."""
+    fault = Fault(on=on, after=2 if on == "token" else 0, times=1)
+    found = []
+    for mode in ("off", "on"):
+        backends = FakeBackend("a", FakeSettings(answer=TEXTS[0], faults=(fault,))), FakeBackend("b")
+        catalog = Catalog({backend.name: Entry(backend) for backend in backends})
+        found.append(await events_of(catalog, "a>b", mode, reruns=1))
+        assert sum(isinstance(event, StageRestarted) for event in found[-1]) == 1
+    first, second = ([event.stages[0] for event in events if isinstance(event, Finished)] for events in found)
+    assert (first[0].finish_reason, first[0].usage) == (second[0].finish_reason, second[0].usage)
