@@ -233,6 +233,8 @@ class Relay:
 
     def _chunk(self, chunk: dict[str, Any], data: bytes) -> bytes:
         if not self._same:
+            if not (chunk.get("id") or chunk.get("choices") or chunk.get("usage")):
+                return b""  # Azure's first one is of the prompt, and says nothing of the answer
             self._same = identity(chunk, "chat.completion.chunk", self._shown)
         chunk |= self._same
         self._meter(chunk)

@@ -340,6 +340,8 @@ def test_one_identity() -> None:
     ]
     found = chunks(through(relay(), *changing, STOP, DONE))
     assert [(c["id"], c["created"]) for c in found] == [("x5", 5)] * 3
+    prompt = event({"choices": [], "created": 0, "id": "", "model": "", "object": "", "prompt_filter_results": []})
+    assert through(relay(), prompt, ROLE, STOP, DONE) == renamed(ROLE, STOP, DONE)
 
 
 def test_comments_and_other_lines() -> None:
