@@ -67,7 +67,7 @@ class Calls:
         for place, call in enumerate(calls if isinstance(calls, list) else ()):
             if not isinstance(call, dict):
                 continue
-            index = self._part(call, place)
+            index = self._part(call, place, call.get("index") if indexed else None)
             if index == self._first:
                 kept.append(call)
             if indexed:
@@ -102,8 +102,8 @@ class Calls:
             if not self.one or index == self._first
         ]
 
-    def _part(self, call: dict[str, Any], place: int) -> int:
-        at, id = call.get("index"), call.get("id") or None
+    def _part(self, call: dict[str, Any], place: int, at: Any) -> int:
+        id = call.get("id") or None
         at = at if isinstance(at, int) else place
         known = self._at.get(at)
         if known is None or (id is not None and known[1] is not None and id != known[1]):

@@ -202,6 +202,18 @@ def test_what_a_call_is_stands_in_its_first_part_only(name: str) -> None:
     ]
 
 
+def test_calls_of_a_whole_answer_are_whole() -> None:
+    """Also where a server counts all of them as the first, and gives them no ids."""
+    calls = [{"index": 0, "function": {"name": name, "arguments": "{}"}} for name in "fg"]
+    choice = {"index": 0, "message": {"role": "assistant", "content": None, "tool_calls": calls}}
+    body = json.dumps({**HEAD, "choices": [{**choice, "finish_reason": "tool_calls"}], "usage": USAGE}).encode()
+    for one_call, names in ((False, ["f", "g"]), (True, ["f"])):
+        given, _ = whole_answer("m", "mine", body, one_call=one_call)
+        told = json.loads(given)["choices"][0]["message"]["tool_calls"]
+        assert [(call["function"]["name"], call["type"]) for call in told] == [(name, "function") for name in names]
+        assert len({call["id"] for call in told}) == len(names)
+
+
 @pytest.mark.parametrize(("said", "given"), [("eos", "stop"), ("length", "length"), (7, "stop"), (["x"], "stop")])
 def test_reasons_are_those_that_clients_know(said: Any, given: str) -> None:
     last = chunks(through(relay(), chunk({"content": "a"}), chunk({}, said), DONE))[-1]
