@@ -273,7 +273,11 @@ class Relay:
         if choice.get("finish_reason") == "":
             choice["finish_reason"] = None  # some servers' word for it
         if choice.get("delta") is None and "text" not in choice:
-            choice["delta"] = {}  # what is said beside the text only (Azure's filter); clients look into it
+            # What is said beside the text only (Azure's filter); clients look into it.
+            if self._same["object"] == "text_completion":
+                choice["text"] = ""
+            else:
+                choice["delta"] = {}
         delta = choice.get("delta")
         before = b""
         if isinstance(delta, dict):

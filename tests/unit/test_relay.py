@@ -488,3 +488,9 @@ def test_text_completions() -> None:
     r = relay()
     assert through(r, *words, end, DONE) == renamed(*words, end, DONE)
     assert r.wrote
+    for first in (True, False):  # what a filter says beside the text, before it or behind it
+        beside = event({**head, "choices": [{"index": 0, "finish_reason": None, "content_filter_results": {}}]})
+        parts = (beside, words[0]) if first else (words[0], beside)
+        found = chunks(through(relay(), *parts, end, DONE))
+        assert [c["choices"][0]["text"] for c in found] == (["", "a", ""] if first else ["a", "", ""])
+        assert not any("delta" in c["choices"][0] for c in found)
