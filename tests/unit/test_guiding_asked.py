@@ -132,6 +132,8 @@ def test_what_can_not_be_held(constraint: Constraint, message: str) -> None:
         ({"allOf": [{"exclusiveMinimum": 10**9}]}, [str(10**9)], [str(10**9 + 1)]),
         ({"minimum": -(2**63), "maximum": 2**63 - 1}, [str(2**63), "1e30"], ["0", str(2**62), str(-(2**62))]),
         ({"minimum": -(10**20)}, [], ["-5", "5"]),
+        ({"allOf": [{"exclusiveMinimum": 2**53}]}, [str(2**53)], [str(2**53 + 2)]),
+        ({"allOf": [{"exclusiveMaximum": 2**63}]}, [str(2**63)], ["5", str(2**62)]),
         ({"maximum": 2**53 + 1}, [str(2**53 + 2)], [str(2**53)]),
         ({"minimum": -(2**53) - 1}, [str(-(2**53) - 2)], [str(-(2**53))]),
     ],

@@ -65,14 +65,14 @@ def _close(
     value = _number(made.get(opened))
     if value is None or value != int(value):
         return
-    room = min(
-        [sign * (far - value) for key in (other, other_opened) if (far := _number(made.get(key))) is not None],
-        default=1,
-    )
+    fars = [far for key in (other, other_opened) if (far := _number(made.get(key))) is not None]
+    room = min((sign * (far - value) for far in fars), default=1)
     if room <= 0 or (alone and room >= 1):
         return
     inside = value + sign * min(max(STEP, abs(value) * RELATIVE), room / 2)
-    if inside == value:
+    if inside == value:  # of large ones the next is as near as the library can say
+        inside = int(math.nextafter(float(value), sign * math.inf))
+    if any(sign * inside > sign * far for far in fars):
         raise BadConstraint(f"There are too few numbers between {value} and the bound on the other side.")
     already = _number(made.get(closed))
     made[closed] = inside if already is None else sign * max(sign * inside, sign * already)
