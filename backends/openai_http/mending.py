@@ -115,7 +115,8 @@ class Calls:
             self._at[at] = index, id
             call["id"], call["type"] = id or call_id(), call.get("type") or "function"
             return index
-        call.pop("id", None)  # it was told with the first part, or made up; clients put together what comes twice
+        for key in ("id", "type"):  # told with the first part, or made up; clients put together what comes twice
+            call.pop(key, None)
         return known[0]
 
     def _name(self, index: int, function: dict[str, Any]) -> None:

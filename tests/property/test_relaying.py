@@ -40,7 +40,7 @@ def streams(draw: st.DrawFn) -> tuple[list[dict[str, Any]], bytes]:
     spaced, model_first = draw(st.booleans()), draw(st.booleans())
     deltas = [{"role": "assistant", "content": ""}, *draw(st.lists(DELTAS, max_size=12)), {}]
     for delta in [delta for delta in deltas if "tool_calls" in delta][1:]:
-        del delta["tool_calls"][0]["id"]  # who repeats it is no good server
+        del delta["tool_calls"][0]["id"], delta["tool_calls"][0]["type"]  # who repeats them is no good server
     values = []
     for index, delta in enumerate(deltas):
         finish = "stop" if index == len(deltas) - 1 else None

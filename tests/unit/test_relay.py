@@ -193,7 +193,15 @@ def test_what_a_call_is_stands_in_its_first_part_only(name: str) -> None:
     who = {"id": "a", "type": "function"}
     parts = [ROLE, *(call(0, part, **who) for part in ("", '{"a"', ": 1}")), call(1, "{", id="b"), call(1, "}", id="b")]
     state = ChatCompletionStreamState()
-    for each in chunks(through(relay(), *parts, chunk({}, "tool_calls"), DONE)):
+    given = chunks(through(relay(), *parts, chunk({}, "tool_calls"), DONE))
+    begun = [call for each in given for call in each["choices"][0]["delta"].get("tool_calls", ())]
+    assert [("id" in call, "type" in call) for call in begun] == [
+        (True, True),
+        *[(False, False)] * 2,
+        (True, True),
+        (False, False),
+    ]
+    for each in given:
         state.handle_chunk(ChatCompletionChunk.model_validate(each))
     told = state.get_final_completion().choices[0].message.tool_calls or []
     assert [(each.id, each.function.name, each.function.arguments) for each in told] == [
