@@ -67,6 +67,11 @@ class Ledger:
         """Rows not yet in the database."""
         return len(self._waiting)
 
+    @property
+    def crowded(self) -> bool:
+        """Half of the room for waiting rows is taken: the rest is for requests."""
+        return 2 * len(self._waiting) >= self._most
+
     def put(self, row: Row | Feedback) -> None:
         """Keep a row. Never waits, never raises."""
         if isinstance(row, Row) and row.completion is not None:

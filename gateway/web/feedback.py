@@ -49,6 +49,8 @@ class FeedbackRoute:
         ledger = self._operations.ledger
         if ledger is None:
             raise APIError(404, "There is no ledger here that could keep feedback.", code="not_supported")
+        if ledger.crowded:
+            raise overloaded("Feedback can't be kept at the moment.")
         fields = json_object(await read_body(receive))
         completion, score = string(fields, "id"), fields.get("score")
         if not completion or len(completion) > LONGEST_ID:

@@ -248,6 +248,23 @@ async def test_feedback_for_nothing_holds_up_no_other(tmp_path: Path) -> None:
         assert statuses == [404] * 40
 
 
+async def test_scores_leave_room_for_requests(tmp_path: Path) -> None:
+    """While the database is away they wait in the same memory."""
+    (tmp_path / "file").write_text("in the way")
+    away = {"database": str(tmp_path / "file" / "ledger.db"), "queue": 100}
+    async with operated(tmp_path, fake("a"), ledger=away) as house:
+        _, mine = house.make_key()
+        id = (await house.call("POST", CHAT, question(), mine)).json()["id"]
+        body = {"id": id, "score": 1}
+        statuses = [(await house.call("POST", "/v1/feedback", body, mine)).status for _ in range(60)]
+        assert statuses == [200] * 49 + [503] * 11
+        for _ in range(50):
+            assert (await house.call("POST", CHAT, question(), mine)).status == 200
+        ledger = house.operations.ledger
+        assert ledger is not None
+        assert (ledger.waiting, ledger.dropped) == (100, 0)
+
+
 async def test_a_lost_ledger_slows_nobody(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     away = {"database": str(tmp_path / "file" / "ledger.db")}
