@@ -86,8 +86,10 @@ eval-fusers: setup ## every fuser beside its members alone, on questions of your
 		-w qwen-1.5b -w qwen -w linear -w geometric -w union-top-k -w gated \
 		-n 50 --max-tokens 256 --prompts brief --concurrency 4 $(ARGS)
 
-bench: setup ## speed of the models and of what joins them
+bench: setup ## speed of the models, of what joins them, and of the gateway itself; beside others where they are installed
 	@$(BIN)/modelnet bench $(ARGS)
+	@$(PY) tests/benchmarks/gateway_load.py speed
+	@tests/benchmarks/peers.sh || echo "the comparison with other gateways could not be made"
 
 weights: setup ## the weights that the demo and the tests need
 	@$(BIN)/modelnet models pull --config $(CONFIG)

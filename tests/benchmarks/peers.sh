@@ -11,6 +11,10 @@ if [ ! -f "$peers/run_all.sh" ]; then
     echo "no other gateways to compare with: PEERS names no directory with run_all.sh"
     exit 0
 fi
+if [ ! -d "${PEERS_HOME:-$HOME/.cache/peers}/v-mock" ]; then
+    echo "the other gateways are not installed (setup.sh in $peers)"
+    exit 0
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cat > "$work/gateway.yaml" <<YAML
