@@ -58,10 +58,14 @@ class Field:
             self.only = self.few[0] if len(self.few) == 1 else None
         self.named = frozenset((*raised, *(self.few or ())))
 
-    @property
-    def ruled(self) -> bool:
-        """Whether a guide leaves some pieces out."""
-        return self._mask is not None
+    def poor(self, listed: Mapping[int, float], left: Mapping[int, float], unseen: float) -> bool:
+        """Whether it is hardly known what is likeliest: few pieces may come, or the rule leaves little of what is listed, and less than may
+        be unlisted. Elsewhere, to look through all that may come takes some hundred milliseconds a piece, and proves what is nearly
+        always so."""
+        if self.few is not None:
+            return True
+        mass = sum(left.values())
+        return self._mask is not None and 2.0 * mass < sum(listed.values()) and mass < unseen
 
     def factor(self, piece: int) -> float:
         """What the piece's probability is multiplied by; 0.0: it may not come next."""

@@ -242,15 +242,9 @@ class Pool(ABC):
             return []
         if wanted := self._contest(views):
             return wanted
-        if field is not None and self._gap >= 0.0 and (field.few is not None or self._poor(field, scores, views)):
+        if field is not None and self._gap >= 0.0 and field.poor(self._scores, scores, self.unseen(views)):
             return self._search(field, views, found=True)
         return []
-
-    def _poor(self, field: Field, scores: Mapping[int, float], views: Sequence[View]) -> bool:
-        """Whether a rule leaves little of what is listed, and less than may be unlisted: then it is hardly known what is likeliest.
-        Elsewhere, to look through all that may come next takes some hundred milliseconds a piece, and proves what is nearly always so."""
-        left = sum(scores.values())
-        return field.ruled and 2.0 * left < sum(self._scores.values()) and left < self.unseen(views)
 
     def _contest(self, views: Sequence[View]) -> Sequence[Lookup]:
         """The gap that the winner's strongest rival leaves, or what should be looked up first."""
