@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from environments import CORE, Environment, NotInstalled
+from environments import ALWAYS, Environment, NotInstalled
 from scripts import scripted
 
 
@@ -19,13 +19,13 @@ def gateway_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def environment() -> Callable[[str], Environment]:
-    """By name, made where it is not there; skips where that can't be. Beyond the core only with MODELNET_CLIENTS=all."""
+    """By name, made where it is not there; skips where that can't be. Beyond those of every run only with MODELNET_CLIENTS=all."""
     failed: dict[str, str] = {}
 
     def get(name: str) -> Environment:
         found = Environment(name)
-        if name not in CORE and os.environ.get("MODELNET_CLIENTS") != "all":
-            pytest.skip("no client of the core (make test-clients runs it)")
+        if name not in ALWAYS and os.environ.get("MODELNET_CLIENTS") != "all":
+            pytest.skip("not in every run (make test-clients runs it)")
         if name not in failed:
             try:
                 found.make()

@@ -24,6 +24,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CORE = ("openai2", "openai3", "langchain", "openai_node")
 """Small, and quick to install."""
+ALWAYS = (*CORE, "openai_own", "schemathesis")
+"""In every run of the tests: these, and the suites that others wrote for servers like this one."""
 
 SECONDS = 600
 """Most that one installation may take."""
@@ -122,7 +124,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*names(), []], help="which (default: all)")
     parser.add_argument("--core", action="store_true", help="those that every run of the tests has")
     given = parser.parse_args()
-    for name in CORE if given.core else given.names or names():
+    for name in ALWAYS if given.core else given.names or names():
         try:
             Environment(name).make()
         except NotInstalled as error:
