@@ -123,20 +123,20 @@ def test_a_locked_database_stops_nobody_and_loses_nothing(target: str, monkeypat
     until(lambda: ledger.written == 1)
     blocker = sqlite3.connect(target, isolation_level=None)
     blocker.execute("BEGIN EXCLUSIVE")
-    longest = 0.0
+    slow = 0
     for _ in range(2000):
         began = time.perf_counter()
         ledger.put(row())
-        longest = max(longest, time.perf_counter() - began)
+        slow += time.perf_counter() - began > 0.02
     until(lambda: ledger.failing is not None)
     assert ledger.waiting == 2000
+    assert slow < 20  # one that waits for the database waits longer; a busy machine stops everybody now and then
     blocker.execute("COMMIT")
     blocker.close()
     until(lambda: ledger.written == 2001)
     assert ledger.failing is None
     assert ledger.dropped == 0
     ledger.close()
-    assert longest < 0.5
 
 
 def test_what_does_not_fit_into_memory_is_dropped_and_counted(tmp_path: Path) -> None:
@@ -225,11 +225,11 @@ FULL_DISK = """
     while not ledger.written:
         time.sleep(0.01)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
-    longest = 0.0
+    slow = 0
     for index in range(3000):
         began = time.perf_counter()
         ledger.put(Row(f"row-{{index}}", 1.0, model="m" * 100))
-        longest = max(longest, time.perf_counter() - began)
+        slow += time.perf_counter() - began > 0.02
     while ledger.failing is None:
         time.sleep(0.01)
     time.sleep(0.5)
@@ -238,7 +238,7 @@ FULL_DISK = """
     while ledger.waiting:
         time.sleep(0.01)
     ledger.close()
-    print(ledger.written, longest < 0.5)
+    print(ledger.written, slow < 20)
 """
 
 
