@@ -119,7 +119,7 @@ class Ledger:
                 self._forget()
                 pause = self._flush
             except Exception as error:
-                if isinstance(error, StorageError) and not isinstance(error, Unfit):
+                if _is_the_databases(error):
                     self._fail(str(error))
                     pause = min(RETRY_MOST, max(RETRY_SECONDS, pause * 2))
                 else:
@@ -165,8 +165,8 @@ class Ledger:
                 self._tables.write([self._waiting[0]])
                 self.written += 1
             except Exception as error:  # noqa: BLE001 - whatever is wrong with this row, the next one is to be tried
-                if isinstance(error, StorageError) and not isinstance(error, Unfit):
-                    self._fail(str(error))  # it is the database now, and no row's fault
+                if _is_the_databases(error):
+                    self._fail(str(error))
                     return
                 self.dropped += 1
                 log.error("ledger_row_failed", error=type(error).__name__)
@@ -186,3 +186,8 @@ class Ledger:
         if self._tables is not None:
             self._tables.close()
             self._tables = None
+
+
+def _is_the_databases(error: Exception) -> bool:
+    """Whether it is the database that fails, and no row's fault."""
+    return isinstance(error, StorageError) and not isinstance(error, Unfit)

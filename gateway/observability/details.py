@@ -6,7 +6,7 @@ Wirings are what clients write, so only so many get a series of their own (`labe
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry
 
@@ -15,13 +15,13 @@ from gateway.observability.labels import Bounded
 from gateway.observability.record import RequestRecord
 from gateway.observability.tallies import Counter, Histogram
 from strategies.engine.events import StageReport
-from strategies.fusion import Meters
+from strategies.fusion import Certificate, Meters
 
 MOST_WIRINGS = 50
 MOST_ERRORS = 64
 """Codes of errors are ours, and there are fewer."""
 
-VERDICTS = ("certified", "looked_up", "uncertified", "sampled")
+VERDICTS = get_args(Certificate)
 """On a group's piece."""
 
 WAITS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)

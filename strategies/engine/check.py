@@ -11,6 +11,7 @@ from backends.errors import RequestRejected
 from backends.types import Message, Sampling
 from strategies.engine import guiding
 from strategies.engine.options import Options
+from strategies.engine.stages import alone
 from strategies.fusion import fuser_of
 from strategies.planning.plan import FusedStage, Plan, Stage, TextStage, branches
 
@@ -44,22 +45,18 @@ def by_session(
 def _by_drafts(entry: Entry, options: Options, messages: Sequence[Message], *, last: bool) -> bool:
     """Whether a model that writes by itself is to read ahead: that is asked for, its text is its likeliest tokens, and nothing is asked
     or told that only its own server knows."""
-    if options.drafts != "on" or entry.token_backend() is None or not is_greedy(options.sampling, entry):
+    if options.drafts != "on" or entry.token_backend() is None or not _is_greedy(options.sampling, entry):
         return False
     beyond = options.extra or asked_of_tokens(options) or (entry.native and any(message.extra for message in messages))
     return not (last and beyond)
 
 
-def is_greedy(sampling: Sampling, entry: Entry) -> bool:
+def _is_greedy(sampling: Sampling, entry: Entry) -> bool:
     """Whether a model that writes by itself says its likeliest token, whatever was said before. What a server does where the request says
     nothing is not known."""
-    if sampling.frequency_penalty or sampling.presence_penalty:
+    if sampling.frequency_penalty or sampling.presence_penalty or (sampling.temperature is None and entry.native):
         return False
-    temperature = sampling.temperature
-    if temperature is None and not entry.native:
-        own: Sampling = getattr(entry.backend, "default_sampling", Sampling())
-        temperature = own.temperature or 0.0
-    return temperature == 0
+    return not alone(sampling, entry).temperature
 
 
 async def check(plan: Plan, options: Options, catalog: Catalog) -> None:

@@ -19,7 +19,7 @@ from strategies.engine.drafting import Ahead, Copier, Drafts, Pace
 from strategies.engine.events import BranchReport, Delta, Dropped, MemberDropped, Recorded, StageReport
 from strategies.engine.group import Group, dropped
 from strategies.engine.quorum import Quorum, following, may_be_early
-from strategies.engine.stages import Clock, Job
+from strategies.engine.stages import Clock, Job, alone
 from strategies.engine.tokens import Said, TokensOut
 from strategies.fusion import Chooser, Commit, Fuser, Guide, Tell, chooser_for, fuser_of
 from strategies.fusion.quorum import QuorumPool
@@ -298,13 +298,8 @@ async def _open(stack: AsyncExitStack, members: Sequence[_Member], job: Job) -> 
 
 
 def _sampling(members: Sequence[_Member], job: Job) -> Sampling:
-    """How to draw. What a request leaves open is, for one model alone, what it is where that model writes by itself."""
     sampling = job.sampling()
-    if len(members) > 1:
-        return sampling
-    own: Sampling = getattr(job.catalog[members[0].branch.model].backend, "default_sampling", Sampling())
-    temperature = own.temperature if sampling.temperature is None else sampling.temperature
-    return replace(sampling, temperature=temperature, top_p=own.top_p if sampling.top_p is None else sampling.top_p)
+    return sampling if len(members) > 1 else alone(sampling, job.catalog[members[0].branch.model])
 
 
 def _tokens(catalog: Catalog, branch: Branch) -> TokenBackend:

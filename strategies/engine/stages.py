@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
-from backends.catalog import Catalog
+from backends.catalog import Catalog, Entry
 from backends.estimate import Tally, prompt_tokens
 from backends.types import Message, Sampling, TextDelta, TextRequest, Usage
 from strategies.engine.conversation import told_of_tools
@@ -48,6 +48,13 @@ class Job:
         if sampling.max_tokens is None:
             return replace(sampling, max_tokens=self.options.answer_max_tokens)
         return sampling
+
+
+def alone(sampling: Sampling, entry: Entry) -> Sampling:
+    """For one model alone: what a request leaves open is what it is where that model writes by itself."""
+    own: Sampling = getattr(entry.backend, "default_sampling", Sampling())
+    temperature = own.temperature if sampling.temperature is None else sampling.temperature
+    return replace(sampling, temperature=temperature, top_p=own.top_p if sampling.top_p is None else sampling.top_p)
 
 
 class Clock:

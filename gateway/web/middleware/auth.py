@@ -5,6 +5,7 @@ in a browser here: it may send what it likes to an address of this machine, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from gateway.keys.keyring import KeyRefused, Keyring
@@ -43,14 +44,16 @@ class Auth:
 
     def _check_page(self, origin: str | None, host: str | None) -> None:
         """Programs send no origin; browsers always send the host that they think they talk to. Raises APIError (403)."""
-        if (
-            origin is not None
-            and not self._origins.fullmatch(origin)
-            and not is_loopback(_host(origin.partition("//")[2]))
-        ):
+        if origin is not None and not self._origins.fullmatch(origin) and not _is_here(origin.partition("//")[2]):
             raise elsewhere("origin")
-        if host is not None and not is_loopback(name := _host(host)) and name not in self._hosts:
+        if host is not None and not _is_here(host) and _host(host) not in self._hosts:
             raise elsewhere("host")
+
+
+@lru_cache(maxsize=16)  # every request asks, and nearly always of the same
+def _is_here(authority: str) -> bool:
+    """Whether `host:port` is of this machine."""
+    return is_loopback(_host(authority))
 
 
 def _host(authority: str) -> str:
