@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from edge import Reply, edge, fake
+
+from gateway.wire.sse import ChunkWriter
 
 pytestmark = pytest.mark.anyio
 
@@ -80,3 +83,25 @@ async def test_text_completions(wiring: str, fields: dict[str, Any]) -> None:
         assert last["usage"] == whole["usage"]
         ends = [chunk for chunk in chunks if chunk["choices"][0]["finish_reason"]]
         assert sum(chunk["usage"]["total_tokens"] for chunk in ends) == whole["usage"]["total_tokens"]
+
+
+async def test_what_was_spent_so_far_stands_in_every_chunk() -> None:
+    """drop-in 5: vLLM's `continuous_usage_stats`; beside it what else is under `modelnet`."""
+    writer = ChunkWriter(id="i", created=1, model="m", fingerprint="f", with_usage=True)
+    writer.spent({"total_tokens": 3}, {"usage_estimated": True})
+    chunks = [
+        writer.role(0),
+        writer.content(0, "a"),
+        writer.content(0, "a", []),
+        writer.reasoning(0, "a", 2),
+        writer.finish(0, "stop", None),
+    ]
+    values = [json.loads(chunk[6:]) for chunk in chunks]
+    assert [value["usage"] for value in values] == [{"total_tokens": 3}] * len(values)
+    assert [value["modelnet"].pop("usage_estimated") for value in values] == [True] * len(values)
+    assert values[3]["modelnet"] == {"stage": 2}
+    writer.spent({"total_tokens": 2}, {})
+    for chunk in (writer.content(0, "a"), writer.finish(0, "stop", None)):
+        value = json.loads(chunk[6:])
+        assert value["usage"] == {"total_tokens": 2}
+        assert "modelnet" not in value

@@ -377,25 +377,3 @@ def test_formats_as_they_are_read(fields: dict[str, Any], constraint: Constraint
     assert found.constraint == constraint
     assert found.native == (fields if native is ... else native)
     assert bool(found.only_ours) == ("modelnet" in fields)
-
-
-def test_what_was_spent_so_far_stands_in_every_chunk() -> None:
-    """drop-in 5: vLLM's `continuous_usage_stats`; beside it what else is under `modelnet`."""
-    writer = ChunkWriter(id="i", created=1, model="m", fingerprint="f", with_usage=True)
-    writer.spent({"total_tokens": 3}, {"usage_estimated": True})
-    chunks = [
-        writer.role(0),
-        writer.content(0, "a"),
-        writer.content(0, "a", []),
-        writer.reasoning(0, "a", 2),
-        writer.finish(0, "stop", None),
-    ]
-    values = [json.loads(chunk[6:]) for chunk in chunks]
-    assert [value["usage"] for value in values] == [{"total_tokens": 3}] * len(values)
-    assert [value["modelnet"].pop("usage_estimated") for value in values] == [True] * len(values)
-    assert values[3]["modelnet"] == {"stage": 2}
-    writer.spent({"total_tokens": 2}, {})
-    for chunk in (writer.content(0, "a"), writer.finish(0, "stop", None)):
-        value = json.loads(chunk[6:])
-        assert value["usage"] == {"total_tokens": 2}
-        assert "modelnet" not in value
