@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
@@ -140,7 +141,7 @@ class LlamaCppBackend:
         self._check_queue()
         seat = await self._seats.take()
         began = time.monotonic()
-        sequence = self._sequences.pop()
+        sequence = heapq.heappop(self._sequences)  # the lowest: those that stand side by side are computed together
         lane: Lane | None = None
 
         def leave() -> None:
@@ -148,7 +149,7 @@ class LlamaCppBackend:
             if sequence >= 0:
                 if lane is not None:
                     lane.close()
-                self._sequences.append(sequence)
+                heapq.heappush(self._sequences, sequence)
                 sequence = -1
                 self._held += 0.1 * (time.monotonic() - began - self._held)
                 seat.release()

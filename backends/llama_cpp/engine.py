@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jinja2
 
 from backends.errors import BackendUnavailable
+from backends.llama_cpp.batching import exact_width
 from backends.llama_cpp.context import Context, DecodeFailed
 from backends.llama_cpp.cores import Cores
 from backends.llama_cpp.library import LoadedModel, load, log, release
@@ -50,8 +51,9 @@ def start_engine(name: str, settings: LlamaCppSettings, cores: Cores) -> Engine:
         threads = min(settings.threads or cores.total, cores.total)
         context = Context(name, model, room, settings.seats, settings.chunk, cores, threads)
         undo.append(context.free)
-        _try(name, context, model)
-        worker = Worker(name, context)
+        width = _try(name, context, model, settings)
+        log.info("model %s: %d of %d sequences may share a pass", name, width, settings.seats)
+        worker = Worker(name, context, width)
         prompter = Prompter(model, template)
         worker.start()
         return Engine(model, context, worker, prompter, () if source else TRANSCRIPT_STOPS, model.size)
@@ -70,11 +72,12 @@ def _template(name: str, model: LoadedModel, source: str) -> ChatTemplate:
         raise BackendUnavailable(name, f"The chat template of model {name!r} is not valid: {error.message}") from error
 
 
-def _try(name: str, context: Context, model: LoadedModel) -> None:
-    """Compute one token: reads the weights from disk, and finds out now whether they work."""
+def _try(name: str, context: Context, model: LoadedModel, settings: LlamaCppSettings) -> int:
+    """Compute one token: reads the weights from disk, and finds out now whether they work. How many sequences are to share a pass."""
     token = model.bos()[0] or 0
     try:
         context.decode([(0, 0, token, True)])
         context.forget(0)
+        return settings.seats if settings.batching == "fast" else exact_width(context, settings.seats, model.size)
     except DecodeFailed as error:
         raise BackendUnavailable(name, f"Model {name!r} can't compute.") from error

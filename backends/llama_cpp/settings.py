@@ -17,6 +17,7 @@ class LlamaCppSettings:
     chunk: prompt tokens per pass; between two of them other sessions take a step.
     repack: let llama.cpp rearrange the weights for this CPU (AMX and the like). Faster, but it needs a second copy of the
         weights in memory, and some builds of llama.cpp crash in it: "auto" tries it in a process of its own first.
+    batching: how many sequences share a pass: "exact", as many as leave each other's logits as they are, to the last bit; "fast", all.
     """
 
     path: str
@@ -30,6 +31,7 @@ class LlamaCppSettings:
     threads: int | None = None
     chunk: int = 64
     repack: Literal["auto", "on", "off"] = "auto"
+    batching: Literal["exact", "fast"] = "exact"
 
     def __post_init__(self) -> None:
         for name in ("context", "seats", "chunk"):
@@ -37,6 +39,8 @@ class LlamaCppSettings:
                 raise ValueError(f"{name} must be at least 1")
         if self.repack not in ("auto", "on", "off"):
             raise ValueError("repack must be auto, on or off")
+        if self.batching not in ("exact", "fast"):
+            raise ValueError("batching must be exact or fast")
         if self.queue < 0:
             raise ValueError("queue can't be negative")
         for name in ("k_max", "threads"):

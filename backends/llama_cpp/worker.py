@@ -2,7 +2,7 @@
 
 Order of operations
     Callers post from the event loop; posts are done in their order, between two passes. A sequence has at most one piece of
-    work at a time. A loop's turn: do what was posted; one pass with one token of each sequence that decodes; one pass with one
+    work at a time. A loop's turn: do what was posted; passes with one token of each sequence that decodes; one pass with one
     chunk of the sequence whose turn it is to read. So a long prompt delays the others by one chunk per token, never by itself.
     After a pass, sequences that were just answered are given `LINGER` seconds to come back before a pass starts without them:
     otherwise two halves of the sessions would go on taking turns, each paying for a whole pass.
@@ -59,8 +59,10 @@ class Work:
 class Worker:
     """Owns the context from `start` to `stop`."""
 
-    def __init__(self, name: str, context: Context) -> None:
+    def __init__(self, name: str, context: Context, width: int) -> None:
+        """width: the most sequences whose single tokens share a pass."""
         self._context = context
+        self._width = width
         self._posted: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._work: dict[int, Work] = {}  # by sequence, the one that waits longest first
@@ -166,11 +168,15 @@ class Worker:
         self._context.forget(sequence)
 
     def _decode_step(self) -> None:
-        """One token of each sequence that decodes singly."""
-        works = [work for work in self._work.values() if work.singly]
-        if works:
-            self.decoded_tokens += len(works)
-            self._pass([(work, 1) for work in works])
+        """One token of each sequence that decodes singly.
+
+        In the order of their numbers: in a pass, llama.cpp computes together only what has successive numbers in that order.
+        """
+        works = sorted((work for work in self._work.values() if work.singly), key=lambda work: work.sequence)
+        for at in range(0, len(works), self._width):
+            part = works[at : at + self._width]
+            self.decoded_tokens += len(part)
+            self._pass([(work, 1) for work in part])
 
     def _read_chunk(self) -> None:
         """The next chunk of the one that waits longest; then it goes to the end of the line."""

@@ -71,7 +71,7 @@ class LlamaCppModel(AnyModel):
         default=4096, description="Tokens of one request: prompt and answer."
     )
     seats: Annotated[int, Field(ge=1, le=256)] = Field(
-        default=4, description="Requests decoded at once, in one batch per step."
+        default=4, description="Requests served at once. How many share a pass: `batching`."
     )
     queue: Annotated[int, Field(ge=0)] = Field(
         default=16, description="Requests that may wait for a seat; more are refused (503)."
@@ -90,6 +90,10 @@ class LlamaCppModel(AnyModel):
     repack: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="Rearrange the weights for this CPU: faster, takes a second copy in memory; auto tries it safely first.",
+    )
+    batching: Literal["exact", "fast"] = Field(
+        default="exact",
+        description="Requests that share a pass: as many as leave each other's numbers as they are to the last bit, or all (faster).",
     )
     chunk: Count = Field(default=64, description="Prompt tokens per pass; between two, other requests take a step.")
 

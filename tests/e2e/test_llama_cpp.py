@@ -172,6 +172,57 @@ async def test_who_else_is_served_does_not_change_a_bit() -> None:
             assert_equal(one, two)
 
 
+async def steps_of(backend: LlamaCppBackend, number: int, together: anyio.Event | None = None) -> list[TopK]:
+    """Six steps of a prompt of this number; where there are others, all begin at the same time."""
+    async with backend.open([Message("user", f"Count to {number + 3}, and then say why.")], k=10) as session:
+        top = await session.step()
+        tops = []
+        if together is not None:
+            await together.wait()
+        for _ in range(6):
+            top = await session.step([int(top.ids[0])])
+            tops.append(top)
+        return tops
+
+
+@pytest.mark.parametrize("name", ["smol", "qwen", "gemma"])
+async def test_all_seats_in_step_do_not_change_a_bit(name: str) -> None:
+    """From some number of rows on, weights of some formats are computed with other code: fewer sequences share a pass then."""
+    seats = 6
+    async with running(name, seats=seats) as backend:
+        alone = [await steps_of(backend, number) for number in range(seats)]
+        together, beside = anyio.Event(), dict[int, list[TopK]]()
+
+        async def one(number: int) -> None:
+            beside[number] = await steps_of(backend, number, together)
+
+        async with anyio.create_task_group() as group:
+            for number in range(seats):
+                group.start_soon(one, number)
+            while backend.stats().used < seats:
+                await anyio.sleep(0.01)
+            together.set()
+    for number, tops in enumerate(alone):
+        for one_top, other in zip(tops, beside[number], strict=True):
+            assert_equal(one_top, other)
+
+
+async def test_fast_batching_takes_one_pass_for_all() -> None:
+    async with running("qwen", seats=6, batching="fast") as backend, AsyncExitStack() as stack:
+        sessions = [await stack.enter_async_context(backend.open(QUESTION, k=2)) for _ in range(6)]
+        for session in sessions:
+            await session.step()
+        before = backend.stats()
+        async with anyio.create_task_group() as group:
+            with CORES.lease(CORES.total):
+                for session in sessions:
+                    group.start_soon(session.step, [70])
+                await anyio.wait_all_tasks_blocked()
+        after = backend.stats()
+    assert after.decoded_tokens - before.decoded_tokens == 6
+    assert after.passes - before.passes <= 2
+
+
 async def test_the_thread_count_does_not_change_a_bit() -> None:
     found = []
     for threads in (1, 2):
