@@ -9,9 +9,9 @@ from collections.abc import Sequence
 class TextOut:
     """Turns the bytes of an answer into text as they come.
 
-    Half a character is held back until it is whole (at the end it becomes U+FFFD). Text that could still turn out to be the
-    beginning of a stop string is held back too; once a stop string is complete, what stands before it is the end of the
-    answer. Matching is on bytes, so it does not matter how a stop string is cut into tokens.
+    Half a character is held back until it is whole; where the answer is cut within it, it is left out. Text that could still
+    turn out to be the beginning of a stop string is held back too; once a stop string is complete, what stands before it is the
+    end of the answer. Matching is on bytes, so it does not matter how a stop string is cut into tokens.
     """
 
     __slots__ = ("_cut", "_decoder", "_held", "_longest", "_stops", "stopped")
@@ -44,11 +44,11 @@ class TextOut:
         return self._decoder.decode(held[:cut])
 
     def finish(self) -> str:
-        """The answer is over: returns what was held back."""
+        """The answer is over: returns what was held back, but for a character that was begun only (`waiting` tells its bytes)."""
         if self.stopped:
             return ""
         held, self._held = self._held, b""
-        return self._decoder.decode(held, final=True)
+        return self._decoder.decode(held)
 
     @property
     def waiting(self) -> int:

@@ -53,8 +53,9 @@ async def run_fused(stage: FusedStage, job: Job) -> tuple[str, StageReport]:
         stepped = clock.seconds() - began
         await group.finish(ended=ended)
         await group.settle_down()
-        usage = {
-            member.index: Usage(session.prompt_tokens, written)
+        closing = int(ended and len(stage.branches) == 1 and job.catalog[stage.branches[0].model].native)
+        usage = {  # a server that writes by itself counts the token that ends its text, so it does where it is read through a session
+            member.index: Usage(session.prompt_tokens, written + closing)
             for member, session, written in zip(members, group.opened, group.written(), strict=True)
             if not isinstance(session, BackendError)
         }

@@ -17,7 +17,8 @@ class TokensOut:
     """`TextOut` for bytes that come with what is known of them.
 
     Text is held back until the tokens that it is made of are certain too, so what one call gives always belongs together: joined
-    and decoded, the bytes of the tokens are the text. Of a token that a stop string cuts, what stands before the cut is left.
+    and decoded, the bytes of the tokens are the text. Of a token that a stop string or the answer's end cuts, what stands before the cut is
+    left.
     """
 
     __slots__ = ("_fed", "_held", "_out", "_tokens")
@@ -44,17 +45,18 @@ class TokensOut:
     def finish(self) -> Said:
         """The answer is over: returns what was held back."""
         self._held.append(self._out.finish())
-        return self._give()
+        return self._give(over=True)
 
-    def _give(self) -> Said:
+    def _give(self, *, over: bool = False) -> Said:
         certain = self._fed - self._out.waiting
-        if not self._out.stopped and certain != self._fed and all(start != certain for start, _ in self._tokens):
+        over = over or self._out.stopped
+        if not over and certain != self._fed and all(start != certain for start, _ in self._tokens):
             return "", ()  # the text ends inside a token
         text, tokens = "".join(self._held), []
         self._held = []
         while self._tokens and self._tokens[0][0] < certain:
             start, token = self._tokens.popleft()
             tokens.append(replace(token, text=token.text[: certain - start]))
-        if self._out.stopped:
+        if over:
             self._tokens.clear()
         return text, tuple(tokens)

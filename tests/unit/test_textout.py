@@ -40,8 +40,16 @@ def test_the_text_ends_before_the_first_stop_string(text: str, stops: list[str])
         assert (got, stopped) == (text[:first], False)
 
 
-def test_half_a_character_at_the_end_is_replaced() -> None:
-    assert through([b"ok \xe4\xb8"], []) == ("ok \ufffd", False)
+def test_half_a_character_at_the_end_is_left_out() -> None:
+    assert through([b"ok \xe4\xb8"], []) == ("ok ", False)
+    assert through([b"ok \xe4\xb8!"], []) == ("ok \ufffd!", False)  # not at the end it is an error of the model's
+
+
+def test_half_a_character_behind_the_beginning_of_a_stop_string_is_left_out_too() -> None:
+    out = TextOut(["ST\u4e2dOP"])
+    assert out.feed(b"ok ST\xe4\xb8") == "ok "
+    assert out.finish() == "ST"
+    assert out.waiting == 2
 
 
 def test_text_is_given_as_soon_as_it_is_certain() -> None:
