@@ -37,7 +37,7 @@ ONE_AT_A_TIME := $(PY) -c 'import fcntl, subprocess, sys; held = open(sys.argv[1
 .DEFAULT_GOAL := help
 include vllm.mk clients.mk
 .NOTPARALLEL:
-.PHONY: lock audit help setup demo bench bench-certificates bench-drafts bench-quorum bench-fusion bench-gateway bench-hand-over bench-peers eval-exactness eval-forms eval-fusers fuzz chaos weights test test-unit lint format wheel clean clean-all
+.PHONY: lock audit help setup demo bench bench-certificates bench-drafts bench-quorum bench-fusion bench-gateway bench-hand-over bench-peers eval-exactness eval-forms eval-fusers eval-same-text fuzz chaos weights test test-unit lint format wheel clean clean-all
 
 help: ## what can be made here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ eval-exactness: setup weights ## what three tokenizers that write one text do to
 
 eval-forms: setup weights ## answers of three tokenizers that are held to JSON schemas, judged
 	@$(PY) tests/evals/forms.py $(ARGS)
+
+eval-same-text: setup weights ## two hundred prompts with drafts and without: are the texts the same (ARGS="--on vllm")
+	@$(PY) tests/evals/same_text.py $(ARGS)
 
 eval-fusers: setup ## every fuser beside its members alone, on questions of yours (SET=questions.jsonl)
 	@$(BIN)/modelnet eval $(or $(SET),$(error say which questions: SET=questions.jsonl)) --config tests/evals/fusers.yaml \

@@ -7,6 +7,9 @@ embedded: smol, gemma and qwen in this process. vllm: smol and qwen, two engines
 .venv-vllm), computing in --dtype; with --draft-noise 0 they are taken to be exact, and `auto` reads ahead. All ways to ask are measured
 in turns, question by question. The output is JSON, with the machine and the load it was under: only a quiet machine gives figures that
 mean much. Seconds are of the stages that can read ahead, so that a first stage does not blur them.
+
+modelled: the speed that the model of strategies/engine/drafting/pace.py gives for the drafts that were made. A draft of n tokens that
+spared s rounds took C(n + 1) where (1 + s) C(1) would have been taken; C as it was known at the time.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +41,7 @@ from gateway.bench import machine  # noqa: E402
 from gateway.settings.paths import config_dir  # noqa: E402
 from gateway.weights.store import location  # noqa: E402
 from strategies.engine import Options, run  # noqa: E402
+from strategies.engine.drafting.pace import Pace  # noqa: E402
 from strategies.engine.events import Delta, Finished  # noqa: E402
 from strategies.planning import plan  # noqa: E402
 from strategies.prompting import PromptSet  # noqa: E402
@@ -53,6 +58,41 @@ QUESTIONS = (
     "What is the difference between a list and a tuple in Python?",
     "Summarise the story of Cinderella in five sentences.",
 )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """by: the proposer. tokens: read ahead; said: those of them that were. gain: seconds, by the model (see above); 0 where times are not
+    known yet."""
+
+    by: str
+    tokens: int
+    said: int
+    gain: float
+
+
+_notes: ContextVar[list[Draft] | None] = ContextVar("drafts", default=None)
+
+
+@contextmanager
+def noted() -> Iterator[None]:
+    """Every draft is told to whoever has set `note_in` in its context."""
+    real = Pace.drafted
+
+    def drafted(self: Pace, by: str, tokens: int, confirmed: int, spared: int, seconds: float) -> None:
+        notes, step, whole = _notes.get(), self._seconds(1), self._seconds(tokens + 1)
+        if notes is not None:
+            gain = 0.0 if step is None or whole is None else (1 + spared) * step - whole
+            notes.append(Draft(by, tokens, confirmed, gain))
+        real(self, by, tokens, confirmed, spared, seconds)
+
+    with patch.object(Pace, "drafted", drafted):
+        yield
+
+
+def note_in(notes: list[Draft]) -> None:
+    """From now on, drafts of this context (a task and what it starts) are noted there, while `noted` is entered."""
+    _notes.set(notes)
 
 
 class NeverFits:
@@ -75,6 +115,7 @@ class Found:
     spared: int = 0
     settled: int = 0
     led: int = 0
+    drafts: list[Draft] = field(default_factory=list)
     texts: dict[int, str] = field(default_factory=dict)
     wall: float = 0.0
 
@@ -86,6 +127,7 @@ async def answer(catalog: Catalog, wiring: str, number: int, drafts: str, most: 
         stage_max_tokens=most,
         drafts=drafts,  # type: ignore[arg-type]
     )
+    note_in(found.drafts)
     made = plan(parse(wiring).topology, catalog)
     ask = [Message("user", QUESTIONS[number % len(QUESTIONS)])]
     texts: dict[int, list[str]] = defaultdict(list)
@@ -137,7 +179,7 @@ async def measure(
                 for way, drafts in ways if {"|", ">"} & set(wiring) else [("alone", "off")]:
                     found = results[wiring, way]
                     began = time.perf_counter()
-                    with guessing(way):
+                    with guessing(way), noted():
                         await asyncio.gather(*(answer(catalog, wiring, i, drafts, most, found) for i in numbers))
                     found.wall += time.perf_counter() - began
         for (wiring, way), found in results.items():
@@ -163,6 +205,8 @@ def summary(wiring: str, way: str, n: int, found: Found, plain: Found | None) ->
     if plain is not None and way != "off":
         row["speed_to_lock_step"] = round((sum(plain.seconds) / sum(plain.pieces)) / (sum(found.seconds) / pieces), 3)
         row["same_text"] = f"{sum(plain.texts[i] == text for i, text in found.texts.items())} of {len(found.texts)}"
+        gain = sum(draft.gain for draft in found.drafts)
+        row["modelled"] = round(1 / (1 - gain / sum(plain.seconds)), 3) if gain < sum(plain.seconds) else None
         row |= {
             key: getattr(found, key) for key in ("proposed", "accepted", "draft_passes", "spared", "settled", "led")
         }
@@ -205,7 +249,7 @@ async def engines(stack: AsyncExitStack, dtype: str | None, noise: float | None)
         backend = VLLMBackend(name, VLLMSettings(urls=(engine.url,), **settings))
         await backend.start()
         stack.push_async_callback(backend.aclose)
-        entries[name] = Entry(backend)
+        entries[name] = Entry(backend, native=True)
     return Catalog(entries), ["qwen|smol", "qwen>qwen|smol", "qwen>smol", "qwen", "smol"]
 
 
