@@ -213,7 +213,10 @@ def _rights(
     budget: str | None,
 ) -> Rights:
     from gateway.keys.key import Rights
+    from gateway.settings.operations import LONGEST_PATTERN
 
+    if any(not 1 <= len(pattern) <= LONGEST_PATTERN for pattern in (*(models or ()), *(wirings or ()))):
+        raise typer.BadParameter(f"a pattern of models or wirings has 1 to {LONGEST_PATTERN} characters")
     value: dict[str, Any] = (before or Rights()).value()
     if models:
         value["models"] = models

@@ -9,7 +9,8 @@ from pydantic import AfterValidator, Discriminator, Field, SecretStr, Tag
 
 from gateway.settings.base import Count, HeaderValue, Name, Seconds, Strict
 
-Pattern = Annotated[str, Field(min_length=1, max_length=256)]
+LONGEST_PATTERN = 256
+Pattern = Annotated[str, Field(min_length=1, max_length=LONGEST_PATTERN)]
 Rate = Annotated[int, Field(ge=1, le=100_000_000)]
 
 

@@ -227,7 +227,10 @@ async def embedded(stack: AsyncExitStack, seats: int) -> tuple[Catalog, list[str
     return Catalog(entries), ["qwen|smol|gemma", "qwen>qwen|smol", "qwen", "smol", "gemma"]
 
 
-async def engines(stack: AsyncExitStack, dtype: str | None, noise: float | None) -> tuple[Catalog, list[str]]:
+async def engines(
+    stack: AsyncExitStack, dtype: str | None, noise: float | None, block: int | None = None
+) -> tuple[Catalog, list[str]]:
+    """block: tokens in a block of their prefix caches; None: vLLM's own choice."""
     from vllm_engines import KEY, PATIENT, Engine, why_not
 
     from backends.vllm import VLLMBackend, VLLMSettings
@@ -236,6 +239,7 @@ async def engines(stack: AsyncExitStack, dtype: str | None, noise: float | None)
         raise SystemExit(reason)
     log, plugin = Path(tempfile.mkdtemp()) / "engines.log", ROOT / "backends" / "vllm_plugin"
     args = [] if dtype is None else ["--dtype", dtype]
+    args += [] if block is None else ["--block-size", str(block)]
     started = {
         name: Engine(name, log, core=core, paths=[plugin], args=args) for core, name in enumerate(("smol", "qwen"))
     }

@@ -183,7 +183,7 @@ async def measure(args: argparse.Namespace, kept: Path) -> list[dict[str, Any]]:
         if args.on == "embedded":
             catalog, _ = await embedded(stack, args.at_once)
         else:
-            catalog, _ = await engines(stack, args.dtype, args.draft_noise)
+            catalog, _ = await engines(stack, args.dtype, args.draft_noise, args.block_size)
         for start in range(0, len(asked), args.at_once):
             for wiring in args.wirings or WIRINGS[args.on]:
                 numbers = [n for n in range(start, min(start + args.at_once, len(asked))) if (wiring, n) not in done]
@@ -260,6 +260,7 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=24, help="of each stage")
     parser.add_argument("--dtype", default="float32", help="of the vLLM engines")
     parser.add_argument("--draft-noise", type=float, default=0.0, help="of the vLLM engines; 0: taken to be exact")
+    parser.add_argument("--block-size", type=int, default=32, help="of the vLLM engines' prefix caches, tokens")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--plot", type=Path, default=None, help="also draw how far drafts held, as SVG")
     args = parser.parse_args()

@@ -281,6 +281,13 @@ def test_serving_others_needs_a_key(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert "would bind 0.0.0.0" in run(folder, "serve", "--host", "0.0.0.0", fails=True).stderr
 
 
+@pytest.mark.parametrize("option", ["--model", "--wiring"])
+@pytest.mark.parametrize("pattern", ["", "a" * 257])
+def test_patterns_of_keys_are_those_that_a_file_may_have(folder: Path, option: str, pattern: str) -> None:
+    assert "1 to 256 characters" in run(folder, "keys", "create", "team", option, pattern, fails=True).stderr
+    assert "team" not in run(folder, "keys", "list").stdout
+
+
 def test_keys_that_can_not_be_read_stop_the_start(folder: Path) -> None:
     (folder / "keys.db").write_bytes(b"this is no database, but a longer text than its header would be" * 40)
     result = run(folder, "serve", fails=True)

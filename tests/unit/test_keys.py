@@ -176,9 +176,13 @@ def test_patterns_take_everything_but_stars_literally() -> None:
     assert not matches(["a.c"], "abc")
     assert matches(["s2p:qwen>*|gemma"], "s2p:qwen>smol|gemma")
     assert matches(["a|b*2"], "a|b*2")
-    began = time.perf_counter()
-    assert not matches(["*" * 40 + "x" + "*a" * 20], "a" * 400)
-    assert time.perf_counter() - began < 2
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("pattern", ["*" * 40 + "x" + "*a" * 20, "*a" * 100 + "b", "a*" * 100 + "*b*"])
+def test_no_pattern_takes_long(pattern: str) -> None:
+    """As a regular expression each star would be tried at every place: for ever."""
+    assert not matches([pattern], "a" * 4000)
 
 
 def test_periods_are_days_and_months_of_utc() -> None:
