@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
@@ -45,7 +44,6 @@ class LlamaCppBackend:
         self._engine: Engine | None = None
         self._closed = False
         self._seats = Seats(name, settings.seats, settings.queue)
-        self._sequences = list(range(settings.seats))
         self._held = 1.0  # seconds that a seat is kept, a running mean
         self._vocabulary: Vocabulary | None = None
         self._building = anyio.Lock()
@@ -101,8 +99,8 @@ class LlamaCppBackend:
         """Counters for metrics; zeros before the start and after the end."""
         worker = self._engine.worker if self._engine is not None else None
         passes, read, decoded = (worker.passes, worker.prompt_tokens, worker.decoded_tokens) if worker else (0, 0, 0)
-        seats = self._seats
-        return LlamaCppStats(self._settings.seats, seats.taken, seats.waiting, passes, read, decoded)
+        seats, kept = self._seats, worker.kept_tokens if worker else 0
+        return LlamaCppStats(self._settings.seats, seats.taken, seats.waiting, passes, read, decoded, kept)
 
     @asynccontextmanager
     async def open(
@@ -140,23 +138,25 @@ class LlamaCppBackend:
         self._check_room(len(prompt), max_tokens)
         self._check_queue()
         seat = await self._seats.take()
-        began = time.monotonic()
-        sequence = heapq.heappop(self._sequences)  # the lowest: those that stand side by side are computed together
+        began, left = time.monotonic(), False
         lane: Lane | None = None
 
         def leave() -> None:
-            nonlocal sequence
-            if sequence >= 0:
+            nonlocal left
+            if not left:
+                left = True
                 if lane is not None:
-                    lane.close()
-                heapq.heappush(self._sequences, sequence)
-                sequence = -1
+                    keep = kept.worth(prompt) if lane.prompt_read else held
+                    lane.close(keep)
+                    kept.give(sequence, prompt[:keep])
                 self._held += 0.1 * (time.monotonic() - began - self._held)
                 seat.release()
 
         try:
             engine = self._running()  # it may have been closed while we waited
-            lane = Lane(self._name, engine.worker, sequence, prompt, engine.context.room, engine.size, read)
+            kept = engine.kept
+            sequence, held = kept.take(prompt)
+            lane = Lane(self._name, engine.worker, sequence, prompt, held, engine.context.room, engine.size, read)
             yield lane, leave
         finally:
             leave()

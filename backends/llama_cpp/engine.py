@@ -11,6 +11,7 @@ from backends.errors import BackendUnavailable
 from backends.llama_cpp.batching import exact_width
 from backends.llama_cpp.context import Context, DecodeFailed
 from backends.llama_cpp.cores import Cores
+from backends.llama_cpp.kept import Kept
 from backends.llama_cpp.library import LoadedModel, load, log, release
 from backends.llama_cpp.probe import can_repack
 from backends.llama_cpp.prompt import Prompter
@@ -21,11 +22,13 @@ from backends.llama_cpp.worker import Worker
 
 @dataclass(slots=True, eq=False)
 class Engine:
-    """turn_stops: strings that end an answer where the model has no end of turn of its own. size: ids in the vocabulary."""
+    """kept: the sequences that are free. turn_stops: strings that end an answer where the model has no end of turn of its own. size: ids in
+    the vocabulary."""
 
     model: LoadedModel
     context: Context
     worker: Worker
+    kept: Kept
     prompter: Prompter
     turn_stops: tuple[str, ...]
     size: int
@@ -56,7 +59,8 @@ def start_engine(name: str, settings: LlamaCppSettings, cores: Cores) -> Engine:
         worker = Worker(name, context, width)
         prompter = Prompter(model, template)
         worker.start()
-        return Engine(model, context, worker, prompter, () if source else TRANSCRIPT_STOPS, model.size)
+        kept = Kept(settings.seats, context.chunk, keep=settings.prefix_cache)
+        return Engine(model, context, worker, kept, prompter, () if source else TRANSCRIPT_STOPS, model.size)
     except BaseException:
         for action in reversed(undo):
             action()

@@ -19,9 +19,18 @@ class Lane:
     """Posts work for one sequence and awaits it. The prompt is posted on making it; the first `look` awaits it."""
 
     def __init__(
-        self, name: str, worker: Worker, sequence: int, prompt: Sequence[int], room: int, vocabulary: int, read: Read
+        self,
+        name: str,
+        worker: Worker,
+        sequence: int,
+        prompt: Sequence[int],
+        kept: int,
+        room: int,
+        vocabulary: int,
+        read: Read,
     ) -> None:
-        """room: tokens the sequence can hold. vocabulary: number of ids. read: what is made of each row of logits.
+        """kept: tokens of the prompt that the sequence holds already. room: those it can hold. vocabulary: number of ids. read: what is
+        made of each row of logits.
 
         Raises BackendUnavailable.
         """
@@ -35,10 +44,11 @@ class Lane:
         self.prompt_tokens = len(prompt)
         self.closed = False
         self._broken: BackendError | None = None
-        self._stale = False  # the cache may hold more than `_tokens`
+        self.prompt_read = False  # the sequence holds all of the prompt
+        self._stale = True  # the cache may hold other tokens than `_tokens`
         self._last: Any = None  # what was read behind the last token; None: nothing yet, or rewound
         self._rows: list[Any] = []  # what the last append read, if nothing was rewound since
-        self._pending: asyncio.Future[list[Any] | Exception] | None = self._post(0, 1, singly=False)
+        self._pending: asyncio.Future[list[Any] | Exception] | None = self._post(0, 1, singly=False, at=kept)
 
     @property
     def room(self) -> int:
@@ -108,19 +118,20 @@ class Lane:
             self._stale = True
             self._last, self._rows = None, []
 
-    def close(self) -> None:
-        """Empty the sequence; its number may be given to another at once, for posts keep their order. Idempotent."""
+    def close(self, keep: int = 0) -> None:
+        """Empty the sequence but for its first `keep` tokens; its number may be given to another at once, for posts keep their order.
+        Idempotent."""
         if not self.closed:
             self.closed = True
             self._last, self._rows = None, []
-            self._worker.free(self._sequence)
+            self._worker.free(self._sequence, keep)
 
-    def _post(self, start: int, rows: int, *, singly: bool) -> asyncio.Future[list[Any] | Exception]:
+    def _post(self, start: int, rows: int, *, singly: bool, at: int = 0) -> asyncio.Future[list[Any] | Exception]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Any] | Exception] = loop.create_future()
         tokens = self._tokens[start:]
         cut, self._stale = self._stale, False
-        work = Work(self._sequence, start, tokens, rows, singly, cut, self._read, _deliver(loop, future))
+        work = Work(self._sequence, start, tokens, rows, singly, cut, self._read, _deliver(loop, future), at)
         try:
             self._worker.submit(work)
         except Stopped as error:
@@ -141,9 +152,11 @@ class Lane:
         if isinstance(outcome, Exception):
             raise self._break(outcome) from outcome
         self._last, self._rows = outcome[-1], outcome
+        self.prompt_read = True
         return outcome
 
     def _break(self, error: Exception) -> BackendError:
+        self.prompt_read = False  # the sequence was emptied
         self._broken = BackendUnavailable(self._name, f"Model {self._name!r} failed while computing.")
         return self._broken
 

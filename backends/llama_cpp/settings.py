@@ -17,6 +17,7 @@ class LlamaCppSettings:
     chunk: prompt tokens per pass; between two of them other sessions take a step.
     repack: let llama.cpp rearrange the weights for this CPU (AMX and the like). Faster, but it needs a second copy of the
         weights in memory, and some builds of llama.cpp crash in it: "auto" tries it in a process of its own first.
+    prefix_cache: keep the beginnings of prompts that were read, for those that begin alike.
     batching: how many sequences share a pass: "exact", as many as leave each other's logits as they are, to the last bit; "fast", all.
     """
 
@@ -32,6 +33,7 @@ class LlamaCppSettings:
     chunk: int = 64
     repack: Literal["auto", "on", "off"] = "auto"
     batching: Literal["exact", "fast"] = "exact"
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         for name in ("context", "seats", "chunk"):
@@ -55,7 +57,7 @@ class LlamaCppStats:
     """Counters since the start, and how full it is now.
 
     seats, used, waiting: places, those taken, callers in the queue. passes: calls of llama_decode.
-    prompt_tokens, decoded_tokens: tokens read in chunks (prompts and drafts) and one by one.
+    prompt_tokens, decoded_tokens: tokens read in chunks (prompts and drafts) and one by one. kept_tokens: of prompts, not read again.
     """
 
     seats: int
@@ -64,3 +66,4 @@ class LlamaCppStats:
     passes: int
     prompt_tokens: int
     decoded_tokens: int
+    kept_tokens: int

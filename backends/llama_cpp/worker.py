@@ -39,9 +39,10 @@ class Stopped(Exception):
 class Work:
     """Tokens to append to a sequence, at positions `start`…; the last `rows` of them want their logits read.
 
-    singly: one token a pass, batched with other sequences'; otherwise in chunks. cut: the sequence holds tokens from `start`
-    on that were rewound: forget them first. read: runs in the worker's thread on a row's logits. done: called once in the
-    worker's thread, with the list of what `read` returned or the error; not after a `free`.
+    singly: one token a pass, batched with other sequences'; otherwise in chunks. at: how many of the tokens the sequence holds
+    already (of a prompt; none if it was emptied meanwhile). cut: it may hold others behind those: forget them first. read: runs in
+    the worker's thread on a row's logits. done: called once in the worker's thread, with the list of what `read` returned or the
+    error; not after a `free`.
     """
 
     sequence: int
@@ -67,11 +68,13 @@ class Worker:
         self._wake = threading.Condition()
         self._work: dict[int, Work] = {}  # by sequence, the one that waits longest first
         self._answered: dict[int, float] = {}
+        self._emptied: set[int] = set()  # after a failure: nothing of what was to be kept is there
         self._ending = False
         self.failure: Exception | None = None
         self.passes = 0
         self.prompt_tokens = 0
         self.decoded_tokens = 0
+        self.kept_tokens = 0
         self._thread = threading.Thread(target=self._run, name=f"llama_cpp-{name}", daemon=True)
 
     def start(self) -> None:
@@ -85,10 +88,11 @@ class Worker:
         """Raises Stopped."""
         self._post(lambda: self._accept(work))
 
-    def free(self, sequence: int) -> None:
-        """Drop its work and empty it; what is posted for it afterwards is another session's. Never raises."""
+    def free(self, sequence: int, keep: int = 0) -> None:
+        """Drop its work and empty it but for its first `keep` tokens; what is posted for it afterwards is another session's. Never
+        raises."""
         with contextlib.suppress(Stopped):  # then the context goes as a whole
-            self._post(lambda: self._release(sequence))
+            self._post(lambda: self._release(sequence, keep))
 
     def stop(self) -> None:
         """Finish the pass under way, fail what waits, end the thread and wait for it. Idempotent."""
@@ -153,19 +157,30 @@ class Worker:
 
     def _accept(self, work: Work) -> None:
         self._answered.pop(work.sequence, None)
+        if work.sequence in self._emptied and not work.start:
+            self._emptied.discard(work.sequence)
+            work.at = 0
+        self.kept_tokens += work.at
         try:
             if work.cut:
-                self._context.forget(work.sequence, work.start)
+                self._context.forget(work.sequence, work.start + work.at)
         except DecodeFailed as error:
             log.error("a rewind failed: %s", error)
             work.done(error)
         else:
             self._work[work.sequence] = work
 
-    def _release(self, sequence: int) -> None:
+    def _release(self, sequence: int, keep: int) -> None:
         self._work.pop(sequence, None)
         self._answered.pop(sequence, None)
+        try:
+            self._context.forget(sequence, keep)
+        except DecodeFailed:  # memories that are no caches of tokens can't be cut back
+            self._empty(sequence)
+
+    def _empty(self, sequence: int) -> None:
         self._context.forget(sequence)
+        self._emptied.add(sequence)
 
     def _decode_step(self) -> None:
         """One token of each sequence that decodes singly.
@@ -203,7 +218,7 @@ class Worker:
         except DecodeFailed as error:
             log.error("a pass over %d tokens failed: %s", len(rows), error)
             for work, _ in parts:
-                self._context.forget(work.sequence)
+                self._empty(work.sequence)
                 self._finish(work, error)
             return
         taken = iter(rows)

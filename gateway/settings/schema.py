@@ -95,6 +95,9 @@ class LlamaCppModel(AnyModel):
         default="exact",
         description="Requests that share a pass: as many as leave each other's numbers as they are to the last bit, or all (faster).",
     )
+    prefix_cache: bool = Field(
+        default=True, description="Keep the beginnings of prompts in free seats, for prompts that begin alike."
+    )
     chunk: Count = Field(default=64, description="Prompt tokens per pass; between two, other requests take a step.")
 
 

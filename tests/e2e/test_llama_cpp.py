@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib.util
 import os
 import sys
@@ -98,7 +99,13 @@ async def test_a_stream_is_the_bytes_of_what_a_session_steps(name: str) -> None:
             steps = await greedy(session, 20)
         ids = [id for id, _ in steps]
         ended = next((at for at, id in enumerate(ids) if id in vocabulary.end_ids), len(ids))
-        said = b"".join(vocabulary.tokens[id] for id in ids[:ended]).decode(errors="replace")
+        spelled = [b"".join(vocabulary.tokens[id] for id in ids[:at]) for at in range(ended + 1)]
+        said = next(  # without tokens at the end that end inside a character
+            text
+            for data in reversed(spelled)
+            for text, n in [codecs.utf_8_decode(data, "replace", False)]
+            if n == len(data)
+        )
         cut = min((at for stop in backend.turn_stops if (at := said.find(stop)) >= 0), default=len(said))
         text, end = await text_of(backend, max_tokens=20)
         assert text == said[:cut] != ""
@@ -174,7 +181,10 @@ async def test_who_else_is_served_does_not_change_a_bit() -> None:
 
 async def steps_of(backend: LlamaCppBackend, number: int, together: anyio.Event | None = None) -> list[TopK]:
     """Six steps of a prompt of this number; where there are others, all begin at the same time."""
-    async with backend.open([Message("user", f"Count to {number + 3}, and then say why.")], k=10) as session:
+    question = [
+        Message("user", f"Count to {number + 3}, and then say why. " * (25 if number == 1 else 1))
+    ]  # one beyond 256 tokens
+    async with backend.open(question, k=10) as session:
         top = await session.step()
         tops = []
         if together is not None:
@@ -221,6 +231,52 @@ async def test_fast_batching_takes_one_pass_for_all() -> None:
         after = backend.stats()
     assert after.decoded_tokens - before.decoded_tokens == 6
     assert after.passes - before.passes <= 2
+
+
+@pytest.mark.parametrize("name", ["smol", "qwen"])
+async def test_a_conversation_is_read_on_from_where_it_was(name: str) -> None:
+    """The second turn begins as the first did: its whole chunks are not read again, and no bit is another one."""
+    first = list(LONG)
+    second = [*first, Message("assistant", "Baa, baa."), Message("user", "And now the song of the wolf.")]
+    seen: dict[bool, list[list[tuple[int, TopK]]]] = {}
+    for cached in (True, False):
+        async with running(name, seats=2, prefix_cache=cached) as backend:
+            seen[cached] = []
+            for turn in (first, second, second):
+                before = backend.stats()
+                async with backend.open(turn, k=10) as session:
+                    seen[cached].append(await greedy(session, 4))
+                    length = session.prompt_tokens
+                after = backend.stats()
+                kept, read = after.kept_tokens - before.kept_tokens, after.prompt_tokens - before.prompt_tokens
+                assert kept + read == length
+                assert kept == 0 if (turn is first and len(seen[cached]) == 1) or not cached else kept >= 256
+    for with_it, without in zip(seen[True], seen[False], strict=True):
+        for (_, one), (_, other) in zip(with_it, without, strict=True):
+            assert_equal(one, other)
+
+
+async def test_what_was_not_read_is_not_kept() -> None:
+    """Who leaves while the prompt is read, and who changed its last token since, leave nothing wrong behind."""
+    async with running(seats=1) as backend:
+        async with backend.open(LONG, k=10) as session:
+            right = await greedy(session, 4)
+        async with backend.open([*LONG, *LONG], k=10):
+            pass  # before anything was read
+        async with backend.open([*LONG, *LONG], k=10) as session:
+            before = backend.stats()
+            await session.step()
+            read = backend.stats().prompt_tokens - before.prompt_tokens
+            assert session.prompt_tokens - 320 < read < session.prompt_tokens  # the first one is there in part
+        async with backend.open(LONG, k=10) as session:
+            tops = await greedy(session, 4)
+            await session.rewind(3)
+            await session.step()
+        async with backend.open(LONG, k=10) as session:
+            again = await greedy(session, 4)
+    for (_, one), (_, two), (_, three) in zip(right, tops, again, strict=True):
+        assert_equal(one, two)
+        assert_equal(one, three)
 
 
 async def test_the_thread_count_does_not_change_a_bit() -> None:
@@ -398,6 +454,36 @@ async def test_a_failed_pass_fails_its_session_and_no_other(monkeypatch: pytest.
             assert_equal(first, await well.step())
             await well.step([70])
         await backend.ready()
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["hears of it", "has left"])
+async def test_what_a_failure_emptied_is_read_again(monkeypatch: pytest.MonkeyPatch, leaves: bool) -> None:
+    async with running(seats=1) as backend:
+        assert backend._engine is not None
+        context = backend._engine.context
+        async with backend.open(LONG, k=5) as session:
+            right = await greedy(session, 3)
+        with monkeypatch.context() as patch:
+            async with backend.open(LONG, k=5) as ill:
+                await ill.step()
+                patch.setattr(context, "_library", _Failing(context._library))
+                if leaves:
+                    with CORES.lease(CORES.total):  # the pass begins, and can't go on
+                        with anyio.move_on_after(0.05):
+                            await ill.step([70])
+                        await ill.close()
+                    while backend._engine.worker._work:
+                        await anyio.sleep(0.005)
+                else:
+                    with pytest.raises(BackendUnavailable):
+                        await ill.step([70])
+            await anyio.sleep(0.2)  # until the pass has failed
+        before = backend.stats()
+        async with backend.open(LONG, k=5) as session:
+            again = await greedy(session, 3)
+            assert backend.stats().prompt_tokens - before.prompt_tokens == session.prompt_tokens
+    for (_, one), (_, two) in zip(right, again, strict=True):
+        assert_equal(one, two)
 
 
 class _Failing:

@@ -40,14 +40,22 @@ def test_the_text_ends_before_the_first_stop_string(text: str, stops: list[str])
         assert (got, stopped) == (text[:first], False)
 
 
-def test_half_a_character_at_the_end_is_left_out() -> None:
-    assert through([b"ok \xe4\xb8"], []) == ("ok ", False)
-    assert through([b"ok \xe4\xb8!"], []) == ("ok \ufffd!", False)  # not at the end it is an error of the model's
+def test_tokens_that_end_inside_a_character_at_the_end_are_left_out() -> None:
+    assert through([b"ok ", b"so \xe4\xb8"], []) == ("ok ", False)
+    assert through([b"ok ", b"so \xe4", b"\xb8\xad\xe4", b"\xb8"], []) == ("ok ", False)
+    assert through([b"ok ", b"so \xe4", b"\xb8\xad\xe4", b"\xb8\xad"], []) == ("ok so \u4e2d\u4e2d", False)
+    assert through([b"ok ", b"so \xe4\xb8", b"!"], []) == (
+        "ok so \ufffd!",
+        False,
+    )  # not at the end it is an error of the model's
+    assert through([b"ok ", b"\xff"], []) == ("ok \ufffd", False)
 
 
-def test_half_a_character_behind_the_beginning_of_a_stop_string_is_left_out_too() -> None:
+def test_what_was_held_back_for_a_stop_string_is_given_without_the_half_character_behind_it() -> None:
     out = TextOut(["ST\u4e2dOP"])
-    assert out.feed(b"ok ST\xe4\xb8") == "ok "
+    assert out.feed(b"ok S") == "ok "
+    assert out.feed(b"T") == ""
+    assert out.feed(b"\xe4\xb8") == ""
     assert out.finish() == "ST"
     assert out.waiting == 2
 
