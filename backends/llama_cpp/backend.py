@@ -140,14 +140,17 @@ class LlamaCppBackend:
         seat = await self._seats.take()
         began, left = time.monotonic(), False
         lane: Lane | None = None
+        sequence = -1
 
         def leave() -> None:
             nonlocal left
             if not left:
                 left = True
+                keep = 0
                 if lane is not None:
                     keep = kept.worth(prompt) if lane.prompt_read else held
                     lane.close(keep)
+                if sequence >= 0:
                     kept.give(sequence, prompt[:keep])
                 self._held += 0.1 * (time.monotonic() - began - self._held)
                 seat.release()

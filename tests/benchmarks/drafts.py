@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -57,6 +58,28 @@ QUESTIONS = (
     "Repeat this text and correct its mistakes: 'She go to school every days and learn many thing.'",
     "What is the difference between a list and a tuple in Python?",
     "Summarise the story of Cinderella in five sentences.",
+    "Explain what a prime number is, and name the first eight.",
+    "Write a shell command that finds the ten largest files below a directory, and say what each part does.",
+    "What happens when bread is toasted?",
+    "请解释为什么会有四季。",
+    "Translate into French and German: 'The train to the coast leaves at nine.'",
+    "A shop sells pens at 3 for 2 dollars. What do 12 pens cost? Show the steps.",
+    "Write a JSON object that describes a book with title, author, year and three tags.",
+    "Give three reasons for and three against homework.",
+    "Rename the variable `x` to `total` and repeat the code:\n```python\nx = 0\nfor n in range(10):\n    x += n\nprint(x)\n```",
+    "Write a polite letter that declines an invitation.",
+    "Who wrote Faust, and what is it about?",
+    "用 Python 写一个计算阶乘的函数，并解释它。",
+    "Name the planets in order from the sun, with one fact about each.",
+    "What is the derivative of 3x^2 + 5x - 7? Show the steps.",
+    "Repeat exactly: 'one two three four five six seven eight nine ten' and then count backwards.",
+    "How does a bicycle stay upright?",
+    "Write a SQL query that counts the orders of each customer in 2024.",
+    "Describe the taste of a lemon to somebody who never had one.",
+    "把这句话翻译成英文：学而时习之，不亦说乎？",
+    "Make a table in Markdown of three animals with their speed and weight.",
+    "Explain recursion with an example.",
+    "Turn this into a list: milk and eggs and bread and two apples.",
 )
 
 
@@ -103,31 +126,35 @@ class NeverFits:
 
 
 @dataclass
-class Found:
-    """Of one way to ask. seconds, pieces: per answer, of its last stage."""
+class Answer:
+    """One answer's last stage. gain: seconds that its drafts were worth by the model (see above)."""
 
-    seconds: list[float] = field(default_factory=list)
-    pieces: list[int] = field(default_factory=list)
+    number: int
+    seconds: float
+    pieces: int
+    text: str
     passes: int = 0
+    gain: float = 0.0
     proposed: int = 0
     accepted: int = 0
     draft_passes: int = 0
     spared: int = 0
     settled: int = 0
     led: int = 0
-    drafts: list[Draft] = field(default_factory=list)
-    texts: dict[int, str] = field(default_factory=dict)
-    wall: float = 0.0
 
 
-async def answer(catalog: Catalog, wiring: str, number: int, drafts: str, most: int, found: Found) -> None:
+COUNTS = ("passes", "proposed", "accepted", "draft_passes", "spared", "settled", "led")
+
+
+async def answer(catalog: Catalog, wiring: str, number: int, drafts: str, most: int) -> Answer:
     options = Options(
         prompts=PROMPTS,
         sampling=Sampling(max_tokens=most, temperature=0.0),
         stage_max_tokens=most,
         drafts=drafts,  # type: ignore[arg-type]
     )
-    note_in(found.drafts)
+    notes: list[Draft] = []
+    note_in(notes)
     made = plan(parse(wiring).topology, catalog)
     ask = [Message("user", QUESTIONS[number % len(QUESTIONS)])]
     texts: dict[int, list[str]] = defaultdict(list)
@@ -137,18 +164,14 @@ async def answer(catalog: Catalog, wiring: str, number: int, drafts: str, most: 
                 texts[event.stage].append(event.text)
             elif isinstance(event, Finished):
                 report = event.stages[-1]
-    meters = report.meters
-    found.seconds.append(report.seconds)
-    found.pieces.append(report.branches[0].usage.completion_tokens if meters is None else meters.pieces)
-    found.passes += meters.passes if meters else 0
-    found.texts[number] = "".join(texts[report.stage])
-    if report.drafts is not None:
-        found.proposed += report.drafts.proposed
-        found.accepted += report.drafts.accepted
-        found.draft_passes += report.drafts.passes
-        found.spared += report.drafts.spared
-        found.settled += report.drafts.settled
-        found.led += report.drafts.led
+    meters, read = report.meters, report.drafts
+    pieces = report.branches[0].usage.completion_tokens if meters is None else meters.pieces
+    found = Answer(number, report.seconds, pieces, "".join(texts[report.stage]), meters.passes if meters else 0)
+    found.gain = sum(draft.gain for draft in notes)
+    if read is not None:
+        found.proposed, found.accepted, found.draft_passes = read.proposed, read.accepted, read.passes
+        found.spared, found.settled, found.led = read.spared, read.settled, read.led
+    return found
 
 
 @contextmanager
@@ -160,57 +183,81 @@ def guessing(way: str) -> Iterator[None]:
         yield
 
 
-async def measure(
-    catalog: Catalog,
-    wirings: Sequence[str],
-    ways: Sequence[tuple[str, str]],
-    at_once: Sequence[int],
-    questions: int,
-    most: int,
-) -> list[dict[str, Any]]:
-    rows = []
+@dataclass
+class Block:
+    """Answers to some questions, asked at once, and the seconds until the last one was there. load: of the machine, before."""
+
+    wiring: str
+    way: str
+    at_once: int
+    start: int
+    wall: float
+    load: float
+    answers: list[Answer]
+
+
+async def measure(catalog: Catalog, wirings: Sequence[str], args: argparse.Namespace) -> list[Block]:
+    """All blocks; those that `args.kept` has already are not measured again, and new ones are added to it."""
+    kept: Path | None = args.kept
+    lines = kept.read_text(encoding="utf-8").splitlines() if kept is not None and kept.exists() else []
+    read = [json.loads(line) for line in lines]
+    blocks = [Block(**{**line, "answers": [Answer(**each) for each in line["answers"]]}) for line in read]
+    done = {(block.wiring, block.way, block.at_once, block.start) for block in blocks}
     for warm in wirings:
-        await answer(catalog, warm, 0, "off", 8, Found())
-    for n in at_once:
-        results: dict[tuple[str, str], Found] = defaultdict(Found)
-        for start in range(0, questions, n):
-            numbers = range(start, min(start + n, questions))
+        await answer(catalog, warm, 0, "off", 8)
+    for n in args.at_once:
+        for start in range(0, args.questions, n):
+            numbers = range(start, min(start + n, args.questions))
             for wiring in wirings:
-                for way, drafts in ways if {"|", ">"} & set(wiring) else [("alone", "off")]:
-                    found = results[wiring, way]
-                    began = time.perf_counter()
+                for way in args.ways if {"|", ">"} & set(wiring) else ["off"]:
+                    if (wiring, way, n, start) in done:
+                        continue
+                    drafts, load, began = "on" if way == "never fits" else way, os.getloadavg()[0], time.perf_counter()
                     with guessing(way), noted():
-                        await asyncio.gather(*(answer(catalog, wiring, i, drafts, most, found) for i in numbers))
-                    found.wall += time.perf_counter() - began
-        for (wiring, way), found in results.items():
-            row = summary(wiring, way, n, found, results.get((wiring, "off")))
-            rows.append(row)
-            sys.stderr.write(json.dumps(row) + "\n")
-    return rows
+                        found = await asyncio.gather(
+                            *(answer(catalog, wiring, i, drafts, args.max_tokens) for i in numbers)
+                        )
+                    block = Block(wiring, way, n, start, time.perf_counter() - began, load, list(found))
+                    blocks.append(block)
+                    if kept is not None:
+                        with kept.open("a", encoding="utf-8") as file:
+                            file.write(json.dumps(asdict(block), ensure_ascii=False) + "\n")
+                    speed = sum(each.pieces for each in found) / block.wall
+                    sys.stderr.write(f"{n} at once, from {start}: {wiring} {way}: {speed:.1f} pieces/s\n")
+    return blocks
 
 
-def summary(wiring: str, way: str, n: int, found: Found, plain: Found | None) -> dict[str, Any]:
-    pieces = sum(found.pieces)
-    row: dict[str, Any] = {
-        "wiring": wiring,
-        "way": way,
-        "at_once": n,
-        "answers": len(found.seconds),
-        "pieces": pieces,
-        "ms_a_piece": round(1e3 * sum(found.seconds) / pieces, 2),
-        "median_seconds": round(statistics.median(found.seconds), 2),
-        "pieces_a_second_all": round(pieces / found.wall, 2),
-        "passes": found.passes,
-    }
-    if plain is not None and way != "off":
-        row["speed_to_lock_step"] = round((sum(plain.seconds) / sum(plain.pieces)) / (sum(found.seconds) / pieces), 3)
-        row["same_text"] = f"{sum(plain.texts[i] == text for i, text in found.texts.items())} of {len(found.texts)}"
-        gain = sum(draft.gain for draft in found.drafts)
-        row["modelled"] = round(1 / (1 - gain / sum(plain.seconds)), 3) if gain < sum(plain.seconds) else None
-        row |= {
-            key: getattr(found, key) for key in ("proposed", "accepted", "draft_passes", "spared", "settled", "led")
+def summary(blocks: Sequence[Block]) -> list[dict[str, Any]]:
+    """One row for each wiring, way and number at once; ratios are to lock-step without drafts over the same questions."""
+    found: dict[tuple[int, str, str], list[Answer]] = defaultdict(list)
+    walls: dict[tuple[int, str, str], float] = defaultdict(float)
+    for block in blocks:
+        key = block.at_once, block.wiring, block.way
+        found[key] += block.answers
+        walls[key] += block.wall
+    rows = []
+    for (n, wiring, way), answers in sorted(found.items()):
+        pieces, seconds = sum(each.pieces for each in answers), sum(each.seconds for each in answers)
+        row: dict[str, Any] = {
+            "at_once": n,
+            "wiring": wiring,
+            "way": way,
+            "answers": len(answers),
+            "pieces": pieces,
+            "ms_a_piece": round(1e3 * seconds / pieces, 2),
+            "median_seconds": round(statistics.median(each.seconds for each in answers), 2),
+            "pieces_a_second_all": round(pieces / walls[n, wiring, way], 2),
         }
-    return row
+        plain = {each.number: each for each in found.get((n, wiring, "off"), [])}
+        if way != "off" and all(each.number in plain for each in answers):
+            those = [plain[each.number] for each in answers]
+            before = sum(each.seconds for each in those)
+            gain = sum(each.gain for each in answers)
+            row["speed_to_lock_step"] = round(before / sum(each.pieces for each in those) / (seconds / pieces), 3)
+            row["modelled"] = round(before / (before - gain), 3) if gain < before else None
+            row["same_text"] = f"{sum(each.text == plain[each.number].text for each in answers)} of {len(answers)}"
+        rows.append(row | {key: sum(getattr(each, key) for each in answers) for key in COUNTS})
+    return rows
 
 
 async def embedded(stack: AsyncExitStack, seats: int) -> tuple[Catalog, list[str]]:
@@ -220,7 +267,8 @@ async def embedded(stack: AsyncExitStack, seats: int) -> tuple[Catalog, list[str
     weights = {"smol": "smollm2-135m-instruct", "gemma": "gemma-3-270m", "qwen": "qwen2.5-coder-0.5b-instruct"}
     for name, known_as in weights.items():
         path = location(known_as)
-        backend = LlamaCppBackend(name, LlamaCppSettings(path=str(path), context=1024, seats=seats, queue=64), cores)
+        settings = LlamaCppSettings(path=str(path), context=1024, seats=seats, queue=64, prefix_cache=False)
+        backend = LlamaCppBackend(name, settings, cores)
         await backend.start()
         stack.push_async_callback(backend.aclose)
         entries[name] = Entry(backend)
@@ -269,6 +317,9 @@ async def main() -> None:
     parser.add_argument(
         "--draft-noise", type=float, help="of the vLLM engines, as in their settings; left out: the default"
     )
+    parser.add_argument(
+        "--kept", type=Path, help="file for what was measured: a run that was interrupted goes on from it"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     before = asdict(machine.look())
@@ -279,8 +330,7 @@ async def main() -> None:
             else engines(stack, args.dtype, args.draft_noise)
         )
         catalog, wirings = await made
-        ways = [(way, "on" if way == "never fits" else way) for way in args.ways]
-        rows = await measure(catalog, args.wirings or wirings, ways, args.at_once, args.questions, args.max_tokens)
+        rows = summary(await measure(catalog, args.wirings or wirings, args))
     commit = machine.commit()
     found = {"machine": before, "commit": asdict(commit) if commit else None, "on": args.on, "rows": rows}
     text = json.dumps(found, indent=1, default=str)
