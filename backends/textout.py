@@ -30,6 +30,10 @@ class TextOut:
         """The next token's bytes; returns the text that is certain now (may be empty)."""
         if self.stopped or not data:
             return ""
+        if not self._held and not self._stops:
+            text, whole = codecs.utf_8_decode(data, "replace", False)
+            if whole == len(data):  # nearly always
+                return text
         held = self._held = self._held + data
         self._ends.append(len(held))
         found = [(at + len(stop), at) for stop in self._stops if (at := held.find(stop)) >= 0]

@@ -82,6 +82,10 @@ def _try(name: str, context: Context, model: LoadedModel, settings: LlamaCppSett
     try:
         context.decode([(0, 0, token, True)])
         context.forget(0)
-        return settings.seats if settings.batching == "fast" else exact_width(context, settings.seats, model.size)
+        if settings.batching == "fast":
+            return settings.seats
+        if settings.seats not in model.widths:  # the same for everybody who computes with these weights
+            model.widths[settings.seats] = exact_width(context, settings.seats, model.size)
+        return model.widths[settings.seats]
     except DecodeFailed as error:
         raise BackendUnavailable(name, f"Model {name!r} can't compute.") from error

@@ -25,14 +25,11 @@ class Kept:
         """A free sequence for it, and how many of the prompt's tokens that holds already: always fewer than all. Of several the one that
         holds most; where none holds any, the lowest that holds nothing at all, or the one that was given back first."""
         common = {sequence: self._common(prompt, tokens) for sequence, tokens in self._free.items()}
-        best = max(common.values())
-        if best:
-            sequence = next(sequence for sequence, count in common.items() if count == best)
-        else:
-            empty = [sequence for sequence, tokens in self._free.items() if not tokens]
-            sequence = min(empty) if empty else next(iter(self._free))
+        sequence = max(common, key=common.__getitem__)  # the first of those that hold most
+        if not common[sequence]:
+            sequence = min((free for free, tokens in self._free.items() if not tokens), default=sequence)
         del self._free[sequence]
-        return sequence, best
+        return sequence, common[sequence]
 
     def worth(self, prompt: Sequence[int]) -> int:
         """How many tokens of a prompt that was read are worth keeping: the whole chunks before its last token, which is read again by

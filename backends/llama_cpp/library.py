@@ -7,7 +7,7 @@ import importlib
 import logging
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ def _send_log_to_ours(library: Any) -> None:
 
 @dataclass(slots=True, eq=False)
 class LoadedModel:
-    """Weights and vocabulary. `model`, `vocab`: pointers of llama.cpp. users: backends that hold it."""
+    """Weights and vocabulary. `model`, `vocab`: pointers of llama.cpp. users: backends that hold it. widths: seats → how many sequences
+    may share a pass exactly, where it was tried out."""
 
     library: Any
     model: Any
@@ -77,6 +78,7 @@ class LoadedModel:
     key: tuple[object, ...]
     users: int = 1
     vocabulary: Vocabulary | None = None
+    widths: dict[int, int] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

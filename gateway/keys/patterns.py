@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 def matches(patterns: Iterable[str], name: str) -> bool:
     """Whether any of the patterns is this name."""
-    return any(pattern == "*" or _matches(pattern, name) for pattern in patterns)
+    return any(_matches(pattern, name) for pattern in patterns)
 
 
 def _matches(pattern: str, name: str) -> bool:

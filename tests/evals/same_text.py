@@ -6,7 +6,7 @@
 Forty prompts each of English, Chinese, code, emoji (data/drafted.yaml) and answers held to a JSON schema (data/forms.yaml), for every
 wiring, with `drafts: off` and with `on`, which reads sixteen tokens ahead wherever there is something to guess. A quarter of the answers is
 drawn with a seed, a fifth tells log-probabilities, a sixth has stop strings. *Same* means all that a client can see: the text of every
-stage, how it ended, usage, log-probabilities, and the group's certificates and losses (not its passes, which are to be fewer). Answers that
+stage, how it ended, usage, log-probabilities, and the group's certificates and losses (not its passes). Answers that
 are not the same are asked for again with nobody beside them: engines may round otherwise for what else they compute. Exit code 1 if any
 answer differs then on an engine that is taken to be exact.
 
@@ -131,7 +131,7 @@ async def answer(catalog: Catalog, wiring: str, number: int, prompt: Prompt, dra
         "texts": dict(texts),
         "tokens": tokens,
         "ends": [stage.finish_reason for stage in ended.stages],
-        "usage": [asdict(replace(branch.usage)) for stage in ended.stages for branch in stage.branches],
+        "usage": [asdict(branch.usage) for stage in ended.stages for branch in stage.branches],
         "meters": [
             asdict(replace(s.meters, passes=0)) for s in ended.stages if s.meters is not None and len(s.branches) > 1
         ],

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("numpy")
-
 from backends.llama_cpp.kept import Kept
 
 PROMPT = list(range(100))

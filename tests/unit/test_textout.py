@@ -44,10 +44,8 @@ def test_tokens_that_end_inside_a_character_at_the_end_are_left_out() -> None:
     assert through([b"ok ", b"so \xe4\xb8"], []) == ("ok ", False)
     assert through([b"ok ", b"so \xe4", b"\xb8\xad\xe4", b"\xb8"], []) == ("ok ", False)
     assert through([b"ok ", b"so \xe4", b"\xb8\xad\xe4", b"\xb8\xad"], []) == ("ok so \u4e2d\u4e2d", False)
-    assert through([b"ok ", b"so \xe4\xb8", b"!"], []) == (
-        "ok so \ufffd!",
-        False,
-    )  # not at the end it is an error of the model's
+    # Not at the end it is an error of the model's.
+    assert through([b"ok ", b"so \xe4\xb8", b"!"], []) == ("ok so \ufffd!", False)
     assert through([b"ok ", b"\xff"], []) == ("ok \ufffd", False)
 
 
