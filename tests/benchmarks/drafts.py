@@ -26,7 +26,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -85,36 +85,50 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class Draft:
-    """by: the proposer. tokens: read ahead; said: those of them that were. gain: seconds, by the model (see above); 0 where times are not
-    known yet."""
+    """by: the proposer. tokens: read ahead; said: those of them that were. spared: rounds of steps. gain: seconds, by the model (see
+    above); 0 where times are not known yet."""
 
     by: str
     tokens: int
     said: int
+    spared: int
     gain: float
 
 
-_notes: ContextVar[list[Draft] | None] = ContextVar("drafts", default=None)
+@dataclass
+class Notes:
+    """What groups did that may read ahead. steps: rounds without a draft."""
+
+    drafts: list[Draft] = field(default_factory=list)
+    steps: int = 0
+
+
+_notes: ContextVar[Notes | None] = ContextVar("notes", default=None)
 
 
 @contextmanager
 def noted() -> Iterator[None]:
-    """Every draft is told to whoever has set `note_in` in its context."""
-    real = Pace.drafted
+    """Every round is told to whoever has set `note_in` in its context."""
+    draft, step = Pace.drafted, Pace.stepped
 
     def drafted(self: Pace, by: str, tokens: int, confirmed: int, spared: int, seconds: float) -> None:
-        notes, step, whole = _notes.get(), self._seconds(1), self._seconds(tokens + 1)
+        notes, one, whole = _notes.get(), self._seconds(1), self._seconds(tokens + 1)
         if notes is not None:
-            gain = 0.0 if step is None or whole is None else (1 + spared) * step - whole
-            notes.append(Draft(by, tokens, confirmed, gain))
-        real(self, by, tokens, confirmed, spared, seconds)
+            gain = 0.0 if one is None or whole is None else (1 + spared) * one - whole
+            notes.drafts.append(Draft(by, tokens, confirmed, spared, gain))
+        draft(self, by, tokens, confirmed, spared, seconds)
 
-    with patch.object(Pace, "drafted", drafted):
+    def stepped(self: Pace) -> None:
+        if (notes := _notes.get()) is not None:
+            notes.steps += 1
+        step(self)
+
+    with patch.object(Pace, "drafted", drafted), patch.object(Pace, "stepped", stepped):
         yield
 
 
-def note_in(notes: list[Draft]) -> None:
-    """From now on, drafts of this context (a task and what it starts) are noted there, while `noted` is entered."""
+def note_in(notes: Notes) -> None:
+    """From now on, rounds of this context (a task and what it starts) are noted there, while `noted` is entered."""
     _notes.set(notes)
 
 
@@ -153,7 +167,7 @@ async def answer(catalog: Catalog, wiring: str, number: int, drafts: str, most: 
         stage_max_tokens=most,
         drafts=drafts,  # type: ignore[arg-type]
     )
-    notes: list[Draft] = []
+    notes = Notes()
     note_in(notes)
     made = plan(parse(wiring).topology, catalog)
     ask = [Message("user", QUESTIONS[number % len(QUESTIONS)])]
@@ -167,7 +181,7 @@ async def answer(catalog: Catalog, wiring: str, number: int, drafts: str, most: 
     meters, read = report.meters, report.drafts
     pieces = report.branches[0].usage.completion_tokens if meters is None else meters.pieces
     found = Answer(number, report.seconds, pieces, "".join(texts[report.stage]), meters.passes if meters else 0)
-    found.gain = sum(draft.gain for draft in notes)
+    found.gain = sum(draft.gain for draft in notes.drafts)
     if read is not None:
         found.proposed, found.accepted, found.draft_passes = read.proposed, read.accepted, read.passes
         found.spared, found.settled, found.led = read.spared, read.settled, read.led

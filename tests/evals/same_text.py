@@ -10,7 +10,8 @@ stage, how it ended, usage, log-probabilities, and the group's certificates and 
 are not the same are asked for again with nobody beside them: engines may round otherwise for what else they compute. Exit code 1 if any
 answer differs then on an engine that is taken to be exact.
 
-Beside this it tells how far drafts held: for each proposer and kind of prompt, the share of drafts whose first n tokens were said.
+Beside this it tells how far drafts held: for each proposer and kind of prompt, the share of drafts whose first n tokens were said. What the
+same drafts would be worth on other machines tells `expected.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from asking import DATA, say, show, table, write
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(ROOT / "tests" / "benchmarks")]
 
-from drafts import PROMPTS, Draft, embedded, engines, note_in, noted  # noqa: E402
+from drafts import PROMPTS, Notes, embedded, engines, note_in, noted  # noqa: E402
 
 from backends.catalog import Catalog  # noqa: E402
 from backends.errors import BackendOverloaded  # noqa: E402
@@ -66,7 +67,7 @@ class Seen:
     """What a client can see of an answer, and how it came to be."""
 
     seen: dict[str, Any] = field(default_factory=dict)
-    drafts: list[Draft] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
     pieces: int = 0
     passes: int = 0
     settled: int = 0
@@ -110,7 +111,7 @@ def options(number: int, prompt: Prompt, drafts: str, most: int) -> Options:
 
 async def answer(catalog: Catalog, wiring: str, number: int, prompt: Prompt, drafts: str, most: int) -> Seen:
     found = Seen()
-    note_in(found.drafts)
+    note_in(found.notes)
     texts: dict[int, str] = defaultdict(str)
     tokens: list[Any] = []
     made = plan(parse(wiring).topology, catalog)
@@ -169,7 +170,8 @@ async def compare(
             "wiring": wiring, "number": number, "kind": asked[number].kind, "differ": differ, "alone": alone,
             "pieces": plain.pieces, "passes": [plain.passes, drafted.passes], "settled": drafted.settled,
             "seen": {key: [plain.seen[key], drafted.seen[key]] for key in differ},
-            "drafts": [(draft.by, draft.tokens, draft.said) for draft in drafted.drafts],
+            "steps": drafted.notes.steps,
+            "drafts": [(draft.by, draft.tokens, draft.said, draft.spared) for draft in drafted.notes.drafts],
         })  # fmt: skip
     return lines
 
@@ -205,12 +207,25 @@ def same(lines: Sequence[Mapping[str, Any]]) -> str:
     for wiring in dict.fromkeys(line["wiring"] for line in lines):
         those = [line for line in lines if line["wiring"] == wiring]
         plain, drafted = (sum(line["passes"][way] for line in those) for way in (0, 1))
+        rounds = sum(line["steps"] + len(line["drafts"]) for line in those)
+        spared = sum(draft[3] for line in those for draft in line["drafts"])
         rows.append([
             f"`{wiring}`".replace("|", "\\|"), len(those), sum(not line["differ"] for line in those),
             sum(not line["alone"] for line in those), sum(line["pieces"] for line in those),
-            f"{plain} / {drafted}", sum(len(line["drafts"]) for line in those), sum(line["settled"] for line in those),
+            f"{plain} / {drafted}", f"{rounds + spared} / {rounds}", sum(len(line["drafts"]) for line in those),
+            sum(line["settled"] for line in those),
         ])  # fmt: skip
-    heads = ["wiring", "answers", "same", "same alone", "pieces", "passes off / on", "drafts", "settled singly"]
+    heads = [
+        "wiring",
+        "answers",
+        "same",
+        "same alone",
+        "pieces",
+        "passes off / on",
+        "rounds off / on",
+        "drafts",
+        "settled singly",
+    ]
     return table(heads, rows)
 
 
@@ -220,7 +235,7 @@ def held(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]
     shares: dict[str, dict[str, list[float]]] = {}
     drafts: dict[str, dict[str, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
-        for by, tokens, confirmed in line["drafts"]:
+        for by, tokens, confirmed, _ in line["drafts"]:
             drafts[by][line["kind"]].append((tokens, confirmed))
             drafts[by]["all"].append((tokens, confirmed))
     for by, kinds in drafts.items():

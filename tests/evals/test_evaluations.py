@@ -11,6 +11,7 @@ import pytest
 import yaml
 from asking import DATA, ask_all, table
 from exactness import Boundaries, Sums, judged
+from expected import Machine, expected, speed
 from forms import TEMPERATURES, body, forms, wrong
 
 from backends.types import Vocabulary
@@ -129,3 +130,23 @@ async def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
         assert await ask(2, 5, 3) == [{"got": 2}, {"got": 5}, {"got": 3}]
     assert asked == [1, 2, 3, 4, 5, 3]
     assert told == [1, 2, 4, 5, 3]
+
+
+FREE = Machine(parameters=1.0, bytes=1.0, bandwidth=1.0, flops=float("inf"), overhead=1.0)
+"""A pass takes two seconds, however many tokens it reads."""
+
+
+def test_drafts_are_replayed_where_passes_cost_something_else() -> None:
+    line = {"wiring": "a|b", "steps": 3, "drafts": [("copied", 8, 8, 8), ("led", 4, 0, -1)]}
+    # 3 steps, 9 rounds of the first draft and 1 of the second: with drafts 3 + 1 + 1 passes.
+    assert speed([line], FREE, 1, 8) == pytest.approx(13 / 5)
+    assert speed([line], FREE, 1, 2) == pytest.approx(13 / 7)  # nine rounds in threes
+    assert speed([line], FREE, 64, 8) == pytest.approx(13 / 5)
+    assert speed([line], FREE, 1, 0) == 1.0
+    paid = Machine(parameters=1.0, bytes=0.0, bandwidth=1.0, flops=2.0, overhead=0.0)  # a second for each token
+    assert paid.seconds(5, 4) == pytest.approx(20.0)
+    assert speed([line], paid, 1, 8) == pytest.approx(13 / (3 + 9 + 5))
+    assert expected([line], paid) == [["`a\\|b`", *["1.00 (0)"] * 4]]
+    assert expected([line], FREE) == [["`a\\|b`", *["2.60 (8)"] * 4]]
+    real = Machine()
+    assert real.seconds(1, 1) == pytest.approx(0.003 + 0.008 + 16e9 / 1.5e14)
