@@ -125,7 +125,8 @@ class LlamaCppBackend:
             stops = request.sampling.stop
             if raw_ids(request.messages) is None:
                 stops = (*stops, *self.turn_stops)
-            async with aclosing(_events(lane, vocabulary, TextOut(stops), request.sampling.max_tokens)) as events:
+            told = self._settings.prefix_cache
+            async with aclosing(_events(lane, vocabulary, TextOut(stops), request.sampling.max_tokens, told)) as events:
                 yield events
 
     @asynccontextmanager
@@ -221,9 +222,11 @@ class LlamaCppBackend:
 
 
 async def _events(
-    lane: Lane, vocabulary: Vocabulary, out: TextOut, max_tokens: int | None
+    lane: Lane, vocabulary: Vocabulary, out: TextOut, max_tokens: int | None, cached: bool
 ) -> AsyncGenerator[TextEvent, None]:
-    """Draw tokens until the model ends, a stop string is complete, or there is no more room. `lane` reads by drawing."""
+    """Draw tokens until the model ends, a stop string is complete, or there is no more room. `lane` reads by drawing.
+
+    cached: tell how much of the prompt was kept from others."""
     room = lane.left if max_tokens is None else min(max_tokens, lane.left)
     written = 0
     reason = "length"
@@ -241,4 +244,4 @@ async def _events(
             break
     if text := out.finish():
         yield TextDelta(text)
-    yield TextEnd(reason, Usage(lane.prompt_tokens, written))
+    yield TextEnd(reason, Usage(lane.prompt_tokens, written, lane.kept_tokens if cached else None))

@@ -48,7 +48,8 @@ class Lane:
         self._stale = True  # the cache may hold other tokens than `_tokens`
         self._last: Any = None  # what was read behind the last token; None: nothing yet, or rewound
         self._rows: list[Any] = []  # what the last append read, if nothing was rewound since
-        self._pending: asyncio.Future[list[Any] | Exception] | None = self._post(0, 1, singly=False, at=kept)
+        self._prompt, pending = self._post(0, 1, singly=False, at=kept)
+        self._pending: asyncio.Future[list[Any] | Exception] | None = pending
 
     @property
     def room(self) -> int:
@@ -59,6 +60,11 @@ class Lane:
     def left(self) -> int:
         """Tokens that still fit."""
         return self._room - len(self._tokens)
+
+    @property
+    def kept_tokens(self) -> int:
+        """Tokens of the prompt that did not have to be read; known once something was read behind it."""
+        return self._prompt.kept
 
     @property
     def last(self) -> Any:
@@ -89,7 +95,7 @@ class Lane:
         await self._settle()
         if self._last is None:  # after a rewind: the last token's logits are gone, so it is decoded again
             self._stale = True
-            self._pending = self._post(len(self._tokens) - 1, 1, singly=True)
+            _, self._pending = self._post(len(self._tokens) - 1, 1, singly=True)
             await self._settle()
         return self._last
 
@@ -105,7 +111,7 @@ class Lane:
         await self._settle()
         start = len(self._tokens)
         self._tokens.extend(map(int, ids))  # ctypes takes no numpy integers
-        self._pending = self._post(start, rows, singly=singly)
+        _, self._pending = self._post(start, rows, singly=singly)
         return await self._settle()
 
     def rewind(self, n: int) -> None:
@@ -126,7 +132,9 @@ class Lane:
             self._last, self._rows = None, []
             self._worker.free(self._sequence, keep)
 
-    def _post(self, start: int, rows: int, *, singly: bool, at: int = 0) -> asyncio.Future[list[Any] | Exception]:
+    def _post(
+        self, start: int, rows: int, *, singly: bool, at: int = 0
+    ) -> tuple[Work, asyncio.Future[list[Any] | Exception]]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Any] | Exception] = loop.create_future()
         tokens = self._tokens[start:]
@@ -136,7 +144,7 @@ class Lane:
             self._worker.submit(work)
         except Stopped as error:
             raise self._break(error) from error
-        return future
+        return work, future
 
     async def _settle(self) -> list[Any]:
         """Await what is pending. A caller who leaves meanwhile leaves a lane that can only be closed."""

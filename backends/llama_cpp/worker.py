@@ -41,8 +41,8 @@ class Work:
 
     singly: one token a pass, batched with other sequences'; otherwise in chunks. at: how many of the tokens the sequence holds
     already (of a prompt; none if it was emptied meanwhile). cut: it may hold others behind those: forget them first. read: runs in
-    the worker's thread on a row's logits. done: called once in the worker's thread, with the list of what `read` returned or the
-    error; not after a `free`.
+    the worker's thread on a row's logits. kept: `at` as it turned out to be, once a row was read. done: called once in the worker's
+    thread, with the list of what `read` returned or the error; not after a `free`.
     """
 
     sequence: int
@@ -54,6 +54,7 @@ class Work:
     read: Read
     done: Done
     at: int = 0
+    kept: int = 0
     found: list[Any] = field(default_factory=list)
 
 
@@ -160,7 +161,8 @@ class Worker:
         if work.sequence in self._emptied and not work.start:
             self._emptied.discard(work.sequence)
             work.at = 0
-        self.kept_tokens += work.at
+        work.kept = work.at
+        self.kept_tokens += work.kept
         try:
             if work.cut:
                 self._context.forget(work.sequence, work.start + work.at)

@@ -13,7 +13,7 @@ from embedded import CORES, LONG, QUESTION, Failing, assert_equal, greedy, runni
 
 from backends.errors import BackendUnavailable
 from backends.llama_cpp import Cores, LlamaCppBackend, LlamaCppSettings
-from backends.types import Message, TopK
+from backends.types import Message, Sampling, TextEnd, TextRequest, TopK
 
 pytestmark = [
     pytest.mark.anyio,
@@ -131,6 +131,18 @@ async def test_a_conversation_is_read_on_from_where_it_was(name: str) -> None:
     for with_it, without in zip(seen[True], seen[False], strict=True):
         for (_, one), (_, other) in zip(with_it, without, strict=True):
             assert_equal(one, other)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+async def test_a_stream_tells_how_much_of_its_prompt_was_kept(cached: bool) -> None:
+    async with running(seats=2, prefix_cache=cached) as backend:
+        told = []
+        for _ in range(2):
+            async with backend.stream(TextRequest(tuple(LONG), Sampling(max_tokens=2))) as events:
+                (end,) = [event async for event in events if isinstance(event, TextEnd)]
+            told.append(end.usage.cached_tokens)
+    assert told[0] == (0 if cached else None)
+    assert told[1] is None if not cached else 256 <= told[1] < end.usage.prompt_tokens
 
 
 async def test_what_was_not_read_is_not_kept() -> None:
