@@ -40,6 +40,11 @@ _LIST_MARK = re.compile(
 )
 _EQUALS = re.compile(r"[=≈→⇒]|[-=]>|\bequals\b|等于", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?<=\D)\.\s|(?<=\d)\.\s+(?=[A-Z])|[。；;!?！？]")
+SENTENCE = 3
+"""Words that a formula has at most."""
+_FUNCTIONS = frozenset(
+    "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan asin acos atan log exp sqrt cbrt abs max min mod".split()
+)
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 
 
@@ -51,15 +56,18 @@ class Found:
     how: How
 
 
-def find(text: str, kind: AnswerKind, choices: Sequence[str] = ()) -> Found | None:
-    """The answer that a text gives, None if it gives none. choices: what the letters of a multiple choice stand for."""
+def find(text: str, kind: AnswerKind, choices: Sequence[str] = (), *, cut: bool = False) -> Found | None:
+    """The answer that a text gives, None if it gives none. choices: what the letters of a multiple choice stand for. cut: the text was cut
+    short, so what stands at its very end may be a part of an answer that stands before it as a whole ("…is 50. …is 5")."""
     text = said(text)
+    if cut and kind != "choice":
+        text = _without_torn_mark(text)
     if not text.strip():
         return None
     if kind == "number":
         return _number(text)
     if kind == "choice":
-        return _choice(text, choices)
+        return _choice(text, choices, cut)
     if kind == "expression":
         return _expression(text)
     return _text(text)
@@ -112,6 +120,16 @@ def _marked(text: str) -> list[tuple[int, str]]:
     return sorted(found, key=lambda pair: pair[0])
 
 
+def _without_torn_mark(text: str) -> str:
+    """The text up to its last mark if that one's answer goes on to the text's end and there is an earlier one."""
+    marks = _marked(text)
+    if len(marks) < 2:
+        return text
+    position, rest = marks[-1]
+    torn = text.endswith(rest) and len(_CLAUSE.split(plain(rest).lstrip(" *_:：\n\t"), maxsplit=1)) == 1
+    return text[:position] if torn else text
+
+
 def _number(text: str) -> Found | None:
     for mark, rest in reversed(_marked(text)):
         clause = _CLAUSE.split(plain(rest).lstrip(" *_:：\n\t"), maxsplit=1)[0]
@@ -150,7 +168,7 @@ def _numbers(text: str) -> list[str]:
     return [re.sub(r"[\s,$+]", "", found) for found in NUMBER.findall(text)]
 
 
-def _choice(text: str, choices: Sequence[str]) -> Found | None:
+def _choice(text: str, choices: Sequence[str], cut: bool) -> Found | None:
     letters = LETTERS[: len(choices)] if choices else "ABCD"
     text = plain(text)
     one = rf"(?<![A-Za-z])([{letters}])(?![A-Za-z'’])"
@@ -174,12 +192,22 @@ def _choice(text: str, choices: Sequence[str]) -> Found | None:
     if found:
         return Found(max(found)[1].upper(), "marked")
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    for line in (lines[-1], lines[0]):
-        if match := re.fullmatch(rf"[\s*(\[（【\"“]*([{letters}{letters.lower()}])[\s*)\]）】\"”.。:：,，、]*", line):
-            return Found(match[1].upper(), "last")
-    for line in (lines[-1], lines[0]):
-        if match := re.match(rf"[\s*(\[（【]*([{letters}])[)\]）】.。:：、]\s*\S", line):
-            return Found(match[1], "last")
+    if cut and len(lines) > 1 and not text.endswith("\n"):
+        lines.pop()  # it may be the head of a longer one
+    alone = [
+        match[1].upper()
+        for line in lines
+        if (match := re.fullmatch(rf"[\s*(\[（【\"“]*([{letters}{letters.lower()}])[\s*)\]）】\"”.。:：,，、]*", line))
+    ]
+    if alone and set(alone) != {*letters}:  # lines that are nothing but a letter, and no list of them all
+        return Found(alone[-1], "marked")
+    headed = [
+        match[1] if (match := re.match(rf"[\s*(\[（【]*([{letters}])[)\]）】.。:：、]\s*\S", line)) else ""
+        for line in lines
+    ]
+    for letter in (headed[-1], headed[0]):
+        if letter and (headed.count(letter) > 1 or not any(other not in ("", letter) for other in headed)):
+            return Found(letter, "last")  # and no list of all the options
     spoken = {m[1] for m in re.finditer(one, text) if not _is_article(text, m) and not _against(text, m)}
     if len(spoken) == 1:
         return Found(spoken.pop(), "last")
@@ -225,9 +253,11 @@ def _mathematics(line: str) -> str:
     if inner := boxed(value):
         value = inner[-1]
     value = value.strip().strip("`").rstrip(".。,; ").strip()
-    # Two words and no formula: a sentence.
-    wordy = len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{3,}", value)) > 1 and not re.search(r"[0-9=+*/^\\]", value)
-    return value if re.search(r"[0-9A-Za-z]", value) and not wordy else ""
+    # Two words and no formula, or many words: a sentence.
+    words = len([word for word in re.findall(r"(?<![\\A-Za-z])[A-Za-z]{3,}", value) if word not in _FUNCTIONS])
+    wordy = words > SENTENCE or (words > 1 and not re.search(r"[0-9=+*/^\\]", value))
+    placeholder = value.lstrip("# ").casefold() == "answer"  # as instructions say it: "#### answer"
+    return value if re.search(r"[0-9A-Za-z]", value) and not wordy and not placeholder else ""
 
 
 def _text(text: str) -> Found | None:

@@ -30,12 +30,12 @@ class Verdict:
     how: How | None
 
 
-def judge(question: Question, text: str, equal: Equal | None = None) -> Verdict:
-    """Find the answer and compare it. equal: for expressions; without it they are compared as texts and numbers.
+def judge(question: Question, text: str, equal: Equal | None = None, *, cut: bool = False) -> Verdict:
+    """Find the answer and compare it. equal: for expressions; without it they are compared as texts and numbers. cut: see `find`.
 
     A question of the kind `judge` is compared as a fuzzy text here: what a judging model says is the caller's.
     """
-    found = find(text, question.kind, question.choices)
+    found = find(text, question.kind, question.choices, cut=cut)
     if found is None:
         return Verdict(False, None, None)
     answers = (question.answer, *question.also)

@@ -82,7 +82,7 @@ def key_of(task: str, question: Question, wiring: str, settings: Mapping[str, An
 
 def verdict_on(question: Question, text: str, cut: bool, equal: Equal | None = None) -> Verdict:
     """As `judge`; a text that was cut short before it marked an answer gives none: its last number is somewhere on the way."""
-    verdict = judge(question, text, equal)
+    verdict = judge(question, text, equal, cut=cut)
     return Verdict(False, None, None) if cut and verdict.how == "last" else verdict
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from strategies.evaluation import Question, answer_in, is_right, question_from, wilson
+from strategies.evaluation.finding import find
+from strategies.evaluation.questions import AnswerKind
 
 
 @pytest.mark.parametrize(
@@ -28,10 +30,42 @@ def test_numbers_are_found(text: str, expected: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("答案：B", "B"), ("选 C。因为 A 不对", "C"), ("The answer is (d)", "D"), ("ABBA", None), ("B", "B")],
-)
+    [
+        ("答案：B", "B"), ("选 C。因为 A 不对", "C"), ("The answer is (d)", "D"), ("ABBA", None), ("B", "B"),
+        ("A. one\nB. two\nC. three\nD. four", None), ("A. one\nB. two\nC. three\nD. four\n\nB. two", "B"), ("B. two, of course", "B"),
+        ("A. one\nB. two\n\nA.\n\nA.\n\nA.", "A"), ("A\nB\nC\nD", None), ("A\nNo, wait.\nB", "B"),
+    ],
+)  # fmt: skip
 def test_letters_are_found(text: str, expected: str | None) -> None:
     assert answer_in(text, "choice") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "expected"),
+    [
+        ("The answer is 50.\n\nThe answer is 5", "number", "50"),
+        ("The answer is 50.\n\nThe answer is 5.", "number", "5"),
+        ("#### 12\n#### 1", "number", "12"),
+        ("#### 18", "number", "18"),  # nothing else says anything
+        ("#### 3*x**2\nSo:\n#### 3*x*", "expression", "3*x**2"),
+        ("A. msgsnd\nB. shmat\nA", "choice", None),
+        ("A.\n\nA.\n\nA", "choice", "A"),
+    ],
+)
+def test_what_a_cut_has_torn_is_not_taken_for_an_answer(text: str, kind: AnswerKind, expected: str | None) -> None:
+    found = find(text, kind, "wxyz" if kind == "choice" else (), cut=True)
+    assert (None if found is None else found.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I didn't realize that the GCF of the terms was 3y^3.", None), ("So\n\n#### answer", None),
+        ("Show it in a few lines.\nsin(x)*cos(x) + log(x)*sqrt(x)", "sin(x)*cos(x) + log(x)*sqrt(x)"),
+    ],
+)  # fmt: skip
+def test_sentences_are_no_expressions(text: str, expected: str | None) -> None:
+    assert answer_in(text, "expression") == expected
 
 
 def test_numbers_are_compared_as_numbers() -> None:
