@@ -52,10 +52,10 @@ def same(row: dict[str, Any], found: str | None) -> bool:
 
 def test_there_are_enough_answers() -> None:
     kinds = Counter(row["kind"] for row in ROWS)
-    assert len(ROWS) >= 400
+    assert len(ROWS) >= 500
     assert len({row["id"] for row in ROWS}) == len(ROWS)
     assert min(kinds["number"], kinds["choice"], kinds["expression"]) >= 40
-    assert sum(row["source"] == "model" for row in ROWS) >= 200
+    assert sum(row["source"] == "model" for row in ROWS) >= 300
 
 
 def test_the_error_rate_is_known_and_small(checker: Checker, record_property: Any) -> None:
