@@ -40,8 +40,7 @@ _LIST_MARK = re.compile(
 )
 _EQUALS = re.compile(r"[=≈→⇒]|[-=]>|\bequals\b|等于", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?<=\D)\.\s|(?<=\d)\.\s+(?=[A-Z])|[。；;!?！？]")
-SENTENCE = 3
-"""Words that a formula has at most."""
+_WORDS = 3  # that a formula has at most
 _FUNCTIONS = frozenset(
     "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan asin acos atan log exp sqrt cbrt abs max min mod".split()
 )
@@ -255,7 +254,7 @@ def _mathematics(line: str) -> str:
     value = value.strip().strip("`").rstrip(".。,; ").strip()
     # Two words and no formula, or many words: a sentence.
     words = len([word for word in re.findall(r"(?<![\\A-Za-z])[A-Za-z]{3,}", value) if word not in _FUNCTIONS])
-    wordy = words > SENTENCE or (words > 1 and not re.search(r"[0-9=+*/^\\]", value))
+    wordy = words > _WORDS or (words > 1 and not re.search(r"[0-9=+*/^\\]", value))
     placeholder = value.lstrip("# ").casefold() == "answer"  # as instructions say it: "#### answer"
     return value if re.search(r"[0-9A-Za-z]", value) and not wordy and not placeholder else ""
 
