@@ -120,13 +120,15 @@ def _marked(text: str) -> list[tuple[int, str]]:
 
 
 def _without_torn_mark(text: str) -> str:
-    """The text up to its last mark if that one's answer goes on to the text's end and there is an earlier one."""
+    """The text up to its last mark if that one's answer goes on to the text's end and there is an earlier one, or it was still being
+    worked out ("#### 5 * 8 = 40 = …")."""
     marks = _marked(text)
-    if len(marks) < 2:
+    if not marks:
         return text
     position, rest = marks[-1]
-    torn = text.endswith(rest) and len(_CLAUSE.split(plain(rest).lstrip(" *_:：\n\t"), maxsplit=1)) == 1
-    return text[:position] if torn else text
+    clause = plain(rest).lstrip(" *_:：\n\t")
+    torn = text.endswith(rest) and len(_CLAUSE.split(clause, maxsplit=1)) == 1
+    return text[:position] if torn and (len(marks) > 1 or len(_EQUALS.findall(clause)) > 1) else text
 
 
 def _number(text: str) -> Found | None:

@@ -59,7 +59,7 @@ def test_there_are_enough_answers() -> None:
 
 
 def test_the_error_rate_is_known_and_small(checker: Checker, record_property: Any) -> None:
-    """At most 2 % of the verdicts differ from a person's, 4 % of what was found.
+    """At most 2 % of the verdicts differ from a person's, 3.5 % of what was found.
 
     What still does is hard on purpose ("eighteen", 1,50)."""
     verdicts = [(row, verdict(row, checker)) for row in ROWS]
@@ -72,7 +72,7 @@ def test_the_error_rate_is_known_and_small(checker: Checker, record_property: An
     record_property("wrong verdicts", len(wrong))
     record_property("wrong extractions", len(missed))
     assert len(wrong) <= 0.02 * len(ROWS), wrong
-    assert len(missed) <= 0.04 * len(ROWS), missed
+    assert len(missed) <= 0.035 * len(ROWS), missed
 
 
 def test_on_real_answers_alone(checker: Checker) -> None:
