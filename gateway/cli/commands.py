@@ -62,8 +62,18 @@ def serve(
 @app.command()
 def check(
     config: Annotated[Path | None, typer.Argument(help="Configuration file; default: the demo's.")] = None,
+    drafts: Annotated[
+        bool,
+        typer.Option(
+            "--drafts", help="Start its models, and measure how far their scored drafts are from single steps."
+        ),
+    ] = False,
 ) -> None:
     """Validate a configuration; show its models and aliases, or what is wrong with file, line and key."""
+    if drafts:
+        from gateway.cli.draft_check import check_drafts
+
+        raise typer.Exit(check_drafts(config))
     from gateway.cli.check import check as run
 
     raise typer.Exit(run(config))

@@ -12,8 +12,10 @@ from vllm_engines import KEY, PATIENT, Engine
 from backends.catalog import Catalog, Entry
 from backends.types import Message, Sampling
 from backends.vllm import VLLMBackend, VLLMSettings
+from backends.vllm.settings import DRAFT_NOISE
 from gateway.settings.paths import config_dir
 from strategies.engine import Options, run
+from strategies.engine.drafting.noise import measure
 from strategies.engine.events import Delta, Finished
 from strategies.planning import plan
 from strategies.prompting import PromptSet
@@ -64,3 +66,17 @@ async def test_text_end_and_usage_are_the_servers_own(engines: dict[str, Engine]
         await backend.aclose()
     assert ("stop", False) in ends and ("length", False) in ends
     assert accepted > 0
+
+
+async def test_what_is_assumed_of_scored_drafts_is_true_of_these_engines(engines: dict[str, Engine]) -> None:
+    """What `modelnet check --drafts` measures, against the default of `draft_noise`."""
+    for name, engine in engines.items():
+        backend = VLLMBackend(name, VLLMSettings(urls=(engine.url,), api_key=KEY, **PATIENT))
+        try:
+            noise = await measure(backend, tokens=24)
+        finally:
+            await backend.aclose()
+        assert noise is not None
+        assert noise.scored.places > 200 and noise.behind.places > 40
+        assert noise.nats <= DRAFT_NOISE, (name, noise)
+        assert noise.seconds[16] < 16 * noise.seconds[1]

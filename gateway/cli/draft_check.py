@@ -1,0 +1,86 @@
+"""`modelnet check --drafts`: whether what a configuration says of scored drafts is true of its engines."""
+
+from __future__ import annotations
+
+import math
+import sys
+from functools import partial
+from pathlib import Path
+
+import anyio
+from rich.console import Console
+
+from backends.errors import BackendError
+from backends.protocol import TokenBackend
+from gateway.builders import Builders
+from gateway.cli.check import complain, read_config, say
+from gateway.observability.logs import setup_logs
+from gateway.settings import Loaded, SettingsError
+from gateway.weights import WeightsError
+from strategies.engine.drafting.noise import Difference, Noise, measure
+
+
+def check_drafts(config: Path | None) -> int:
+    """Start the models one after another, measure, show. Returns the exit code: 1 if a model's `draft_noise` promises more than is true,
+    or one could not be asked."""
+    setup_logs("warning", "console")
+    try:
+        loaded = read_config(config)
+    except SettingsError as error:
+        return complain(error)
+    return anyio.run(partial(_check, loaded), backend_options={"use_uvloop": sys.platform != "win32"})
+
+
+async def _check(loaded: Loaded) -> int:
+    build, failed, console = Builders(loaded), False, Console(highlight=False)
+    for name in loaded.settings.models:
+        say(f"measuring {name} …")
+        try:
+            entry = await build(name)
+            try:
+                backend = entry.backend
+                can = entry.why_not_fused is None and isinstance(backend, TokenBackend)
+                noise = await measure(backend) if can and isinstance(backend, TokenBackend) else None
+            finally:
+                await entry.backend.aclose()
+        except (BackendError, WeightsError) as error:
+            say(f"{name}: {error}")
+            failed = True
+            continue
+        if noise is None:
+            console.print(f"{name}\n  is sent no drafts", markup=False)
+            continue
+        held, advice = verdict(noise, getattr(loaded.settings.models[name], "draft_noise", None))
+        failed = failed or not held
+        passes = ", ".join(f"{seconds * 1000:.1f} over {tokens}" for tokens, seconds in sorted(noise.seconds.items()))
+        lines = {
+            "scored drafts": _told(noise.scored),
+            "steps behind them": _told(noise.behind),
+            "steps beside others": _told(noise.beside),
+            "ms of a pass": f"{passes} tokens",
+            "so": advice,
+        }
+        console.print(
+            name, *(f"  {what:<21}{told}" for what, told in lines.items()), sep="\n", markup=False, soft_wrap=True
+        )
+    return 1 if failed else 0
+
+
+def verdict(noise: Noise, said: float | None) -> tuple[bool, str]:
+    """Whether `draft_noise` as it is set is true of what was measured, and what to set. said: None where it can't be set."""
+    if said is None:
+        return True, "exact" if noise.exact else "not exact"
+    if noise.exact:
+        return True, f"draft_noise: {said} is true of all this" + (", and so is 0.0" if said else "")
+    if math.isinf(noise.nats):
+        return False, f"draft_noise: null, likely tokens are missing; {said} is not true"
+    wanted = f"draft_noise: {max(0.05, math.ceil(noise.nats * 30) / 20):.2f}"  # half as much again, in steps of 0.05
+    held = said > 0 and noise.nats <= said
+    return held, f"draft_noise: {said} is true of all this" if held else f"{wanted}; {said} is not true"
+
+
+def _told(difference: Difference) -> str:
+    if difference.equal:
+        return f"{difference.places} places equal to the last bit"
+    turned = f", another likeliest token in {difference.turned}" if difference.turned else ""
+    return f"{difference.places} places, up to {difference.nats:.3g} nats off{turned}"
