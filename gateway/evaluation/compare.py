@@ -38,7 +38,7 @@ def compare_runs(a: StoredRun, b: StoredRun) -> list[Difference]:
         pairs = [(left[place], right[place]) for place in both if _same(left[place], right[place], a, b)]
         changed = changed or len(pairs) < len(both)
         if pairs:
-            result = paired([one.right for one, _ in pairs], [other.right for _, other in pairs], a.settings.seed)
+            result = paired([one.right for one, _ in pairs], [other.right for _, other in pairs])
             found.append(((task, wiring), result, pairs, len(both) - len(pairs)))
     if not found and changed:
         raise StoreError("the two runs name their questions alike, but none is the same question in both")

@@ -41,7 +41,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """wiring: what to use; None if nothing was asked. shown: whether it is shown to be better than the best single model.
+    """wiring: what to use; None if nothing was asked, or nothing right. shown: whether it is shown to be better than the best single model.
 
     visible: the smallest difference of two shares that this many questions would show in four of five runs (0 to 1), or nan.
     selected: the recommended one was chosen on the questions that it is judged by.
@@ -56,9 +56,7 @@ class Advice:
     visible: float
 
 
-def compare(
-    grid: Grid, wirings: Sequence[str], against: str, tasks: Sequence[str] | None = None, seed: int = 0
-) -> list[Comparison]:
+def compare(grid: Grid, wirings: Sequence[str], against: str, tasks: Sequence[str] | None = None) -> list[Comparison]:
     """Every wiring against one, Holm-corrected over all of them. Those without common questions are left out."""
     found: list[tuple[str, Paired, float]] = []
     for wiring in wirings:
@@ -68,7 +66,7 @@ def compare(
         rows = grid.common([wiring, against], tasks)
         took, beside = (mean([grid.records[t, w, q].seconds for t, q in rows]) for w in (wiring, against))
         ratio = took / beside if beside else math.nan
-        found.append((wiring, paired(list(right[:, 0]), list(right[:, 1]), seed), ratio))
+        found.append((wiring, paired(list(right[:, 0]), list(right[:, 1])), ratio))
     return corrected([Comparison(wiring, against, result, result.p, ratio) for wiring, result, ratio in found])
 
 
@@ -78,7 +76,7 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return [replace(c, adjusted=p) for c, p in zip(comparisons, adjusted, strict=True)]
 
 
-def advise(grid: Grid, tasks: Sequence[str] | None = None, seed: int = 0) -> Advice:
+def advise(grid: Grid, tasks: Sequence[str] | None = None) -> Advice:
     """On these tasks together, every question weighing the same."""
     answered = {w: grid.common([w], tasks) for w in grid.wirings}
     most = max((len(rows) for rows in answered.values()), default=0)
@@ -91,10 +89,13 @@ def advise(grid: Grid, tasks: Sequence[str] | None = None, seed: int = 0) -> Adv
     seconds = {w: mean([grid.records[t, w, q].seconds for t, q in common]) for w in whole}
     singles = [w for w in whole if grid.structure(w) == "single"]
     others = [w for w in whole if w not in singles]
+    if common and not any(share.values()):
+        headline = f"Nothing to choose by: no wiring was right on any of the {len(common)} questions."
+        return Advice(None, None, False, headline, (), (), math.nan)
     if not singles:
-        return _without_baseline(grid, whole, share, seconds, len(common), tasks, seed)
+        return _without_baseline(grid, whole, share, seconds, len(common), tasks)
     baseline = max(singles, key=lambda w: (share[w], -seconds[w]))
-    comparisons = compare(grid, [*others, *singles], baseline, tasks, seed)
+    comparisons = compare(grid, [*others, *singles], baseline, tasks)
     verdicts = {c.wiring: c for c in comparisons}
     better = [w for w in others if w in verdicts and verdicts[w].verdict == "better"]
     visible = _visible(comparisons, len(common))
@@ -104,7 +105,7 @@ def advise(grid: Grid, tasks: Sequence[str] | None = None, seed: int = 0) -> Adv
     ]
     if better:
         top = max(better, key=lambda w: (share[w], -seconds[w]))
-        equals = [top, *(c.wiring for c in compare(grid, better, top, tasks, seed) if _as_good(c))]
+        equals = [top, *(c.wiring for c in compare(grid, better, top, tasks) if _as_good(c))]
         chosen = min(equals, key=lambda w: seconds[w])
         c = verdicts[chosen]
         reasons += [_evidence(c, share, seconds, len(common))]
@@ -135,10 +136,10 @@ def advise(grid: Grid, tasks: Sequence[str] | None = None, seed: int = 0) -> Adv
 
 def _without_baseline(
     grid: Grid, whole: Sequence[str], share: dict[str, float], seconds: dict[str, float], n: int,
-    tasks: Sequence[str] | None, seed: int,
+    tasks: Sequence[str] | None,
 ) -> Advice:  # fmt: skip
     top = max(whole, key=lambda w: (share[w], -seconds[w]))
-    comparisons = compare(grid, whole, top, tasks, seed)
+    comparisons = compare(grid, whole, top, tasks)
     ties = [top, *(c.wiring for c in comparisons if c.verdict == "no difference shown")]
     chosen = min([top, *(c.wiring for c in comparisons if _as_good(c))], key=lambda w: seconds[w])
     if len(whole) == 1:

@@ -73,6 +73,19 @@ def test_not_shown_to_be_worse_is_not_as_good() -> None:
     assert advise(same).wiring == "fast"
 
 
+def test_a_handful_without_a_difference_has_a_wide_interval() -> None:
+    (found,) = advise(grid({"a": "1100000", "a>b": "1100000"})).comparisons
+    assert found.result.difference == 0.0
+    assert found.result.low < -0.2 and found.result.high > 0.2
+
+
+def test_nothing_right_is_nothing_to_choose_by() -> None:
+    for asked in ({"a": "000", "b": "000", "a>b": "000"}, {"a>b": "000", "b>a": "000"}):
+        advice = advise(grid(asked))
+        assert (advice.wiring, advice.baseline, advice.shown) == (None, None, False)
+        assert advice.headline == "Nothing to choose by: no wiring was right on any of the 3 questions."
+
+
 def test_what_loses_is_named() -> None:
     advice = advise(grid({"a": "1" * 30, "a>b": "0" * 20 + "1" * 10}))
     assert "Shown to be right less often than a: a>b." in advice.reasons

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies.evaluation.statistics import bootstrap, cochran, holm, mcnemar, newcombe, paired, proportional, wilson
+from strategies.evaluation.statistics import (
+    bootstrap,
+    cochran,
+    holm,
+    mcnemar,
+    newcombe,
+    newcombe_paired,
+    paired,
+    proportional,
+    wilson,
+)
 from strategies.evaluation.summary import held_out, sd
 
 
@@ -41,7 +51,38 @@ def test_paired_counts_and_interval() -> None:
     assert (found.both, found.only_a, found.only_b, found.neither, found.asked) == (20, 15, 3, 7, 45)
     assert found.difference == pytest.approx((35 - 23) / 45)
     assert found.low < found.difference < found.high
-    assert paired(a, b) == found  # seeded
+    assert (found.low, found.high) == newcombe_paired(20, 15, 3, 7)
+
+
+def test_the_paired_interval_by_hand() -> None:
+    """Shares of 0.7 and 0.5 whose correlation is nil: Wilson's intervals are (0.4810, 0.8545) and (0.2993, 0.7007)."""
+    low, high = newcombe_paired(7, 7, 3, 3)
+    assert low == pytest.approx(0.2 - math.hypot(0.7 - 0.4810, 0.7007 - 0.5), abs=1e-4)
+    assert high == pytest.approx(0.2 + math.hypot(0.8545 - 0.7, 0.5 - 0.2993), abs=1e-4)
+    assert newcombe_paired(7, 3, 7, 3) == pytest.approx((-high, -low))
+    assert math.isnan(newcombe_paired(0, 0, 0, 0)[0])
+
+
+def test_a_few_questions_without_a_difference_show_nothing() -> None:
+    low, high = newcombe_paired(2, 0, 0, 5)
+    assert low < -0.2 and high > 0.2
+    low, high = newcombe_paired(20, 0, 0, 40)
+    assert -0.05 < low < -0.02 and 0.02 < high < 0.05  # no more than three of sixty differ, the rule of three says
+    for corner in [(7, 0, 0, 0), (0, 7, 0, 0), (0, 0, 7, 0), (0, 0, 0, 7)]:
+        low, high = newcombe_paired(*corner)
+        assert -1 <= low < high <= 1
+
+
+@pytest.mark.parametrize("asked", [20, 60])
+@pytest.mark.parametrize(
+    "shares", [(0.2, 0.1, 0.05, 0.65), (0.4, 0.1, 0.1, 0.4), (0.05, 0.03, 0.02, 0.9), (0.6, 0.25, 0.05, 0.1)]
+)
+def test_the_paired_interval_covers_what_it_promises(asked: int, shares: tuple[float, ...]) -> None:
+    """Of 2,000 runs of known shares at least 93 % have the true difference inside."""
+    counts = np.random.default_rng(3).multinomial(asked, shares, 2000)
+    true = shares[1] - shares[2]
+    held = [low <= true <= high for low, high in (newcombe_paired(*map(int, row)) for row in counts)]
+    assert 0.93 <= np.mean(held) <= 1.0
 
 
 def test_bootstrap_agrees_with_the_normal_approximation() -> None:

@@ -71,13 +71,13 @@ def build(run: StoredRun, rescore: bool = True, now: Callable[[], datetime] = la
     prices = {model: Price(*pair) for model, pair in run.notes.get("prices", {}).items()}
     seed = run.settings.seed
     found = tuple(cells(grid, prices))
-    advice = advise(grid, seed=seed)
+    advice = advise(grid)
     asked = [grid.records[key] for key in sorted(grid.records) if key[1] in grid.wirings]
     counted = steps(asked)
     return Content(
         run, grid, found, tuple(structure_rows(grid, found, seed)), advice,
-        {task: advise(grid, [task], seed) for task in grid.tasks} if len(grid.tasks) > 1 else {},
-        tuple(_pairs(grid, seed)),
+        {task: advise(grid, [task]) for task in grid.tasks} if len(grid.tasks) > 1 else {},
+        tuple(_pairs(grid)),
         tuple(order_tests(grid, seed)), tuple(weak_early(grid, seed)), slowest_branch(grid, seed), tuple(symmetry(grid)),
         tuple(counted), tuple(by_writer(counted)),
         published(), dict(run.notes.get("corresponds", {})), prices,
@@ -86,7 +86,7 @@ def build(run: StoredRun, rescore: bool = True, now: Callable[[], datetime] = la
     )  # fmt: skip
 
 
-def _pairs(grid: Grid, seed: int) -> list[Comparison]:
+def _pairs(grid: Grid) -> list[Comparison]:
     """Of every structure the path that was right most often, each against each."""
     best: dict[str, tuple[float, str]] = {}
     for wiring in grid.wirings:
@@ -96,7 +96,7 @@ def _pairs(grid: Grid, seed: int) -> list[Comparison]:
             if structure not in best or share > best[structure][0]:
                 best[structure] = share, wiring
     chosen = [wiring for _, wiring in best.values()]
-    return corrected([c for i, b in enumerate(chosen) for c in compare(grid, chosen[:i], b, seed=seed)])
+    return corrected([c for i, b in enumerate(chosen) for c in compare(grid, chosen[:i], b)])
 
 
 def _judged(run: StoredRun) -> list[Record]:
