@@ -1,7 +1,7 @@
 """Tool calls in the chunks of a stream, whatever form a server gives them → `ToolCallDelta`s of one form.
 
 Servers differ: some repeat id and name in every fragment, some leave out the id or the index, some give whole calls one after the
-other under one index, some give arguments as an object, and some still speak of a `function_call`.
+other under one index, with ids or without, some give arguments as an object, and some still speak of a `function_call`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Malformed(ValueError):
 
 @dataclass(slots=True)
 class _Call:
-    """One call so far. id: the server's, or our own where it gives none. held: arguments that came before the name."""
+    """One call so far. id: the server's, or our own where it gives none. held: arguments that came before the name. told: all arguments,
+    where the server gives no id."""
 
     index: int
     given: str | None
@@ -30,6 +31,7 @@ class _Call:
     name: str | None = None
     held: str = ""
     has_arguments: bool = False
+    told: str = ""
 
 
 @dataclass(slots=True)
@@ -64,8 +66,10 @@ class CallReader:
         if not isinstance(function, dict):
             function = {}
         index, id, name = entry.get("index"), entry.get("id"), function.get("name")
-        call = self._call(index if isinstance(index, int) else place, id if isinstance(id, str) and id else None)
-        arguments = _text(function.get("arguments"))
+        arguments = text_of(function.get("arguments"))
+        call = self._call(
+            index if isinstance(index, int) else place, id if isinstance(id, str) and id else None, name, arguments
+        )
         call.has_arguments = call.has_arguments or bool(arguments.strip())
         if call.name is not None:
             return ToolCallDelta(call.index, arguments=arguments) if arguments else None
@@ -75,14 +79,31 @@ class CallReader:
         call.name = name
         return ToolCallDelta(call.index, call.id, name, call.held + arguments)
 
-    def _call(self, index: int, id: str | None) -> _Call:
+    def _call(self, index: int, id: str | None, name: Any, arguments: str) -> _Call:
         """The call that a fragment belongs to. Another id under the same index is another call."""
         call = self._by_index.get(index)
-        if call is None or (id is not None and call.given is not None and id != call.given):
+        if call is None or (
+            begins_again(call.told, name, arguments)
+            if id is None and call.given is None
+            else id is not None and call.given is not None and id != call.given
+        ):
             call = _Call(len(self.calls), id, id or call_id())
             self.calls.append(call)
             self._by_index[index] = call
+        if call.given is None:
+            call.told += arguments
         return call
+
+
+def begins_again(told: str, name: Any, arguments: str) -> bool:
+    """Whether a fragment without an id is another call, under the index of one whose arguments so far are `told`: it names a function and
+    begins an object where that one is whole. Servers that merely repeat the name do not begin again."""
+    if not (isinstance(name, str) and name and told and arguments.lstrip().startswith("{")):
+        return False
+    try:
+        return isinstance(orjson.loads(told), dict)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def call_id() -> str:
@@ -90,7 +111,8 @@ def call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
 
 
-def _text(arguments: Any) -> str:
+def text_of(arguments: Any) -> str:
+    """Arguments as JSON text; nothing where there are none."""
     if arguments is None:
         return ""
     return arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()

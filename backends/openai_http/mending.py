@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from backends.openai_http.calls import call_id
+from backends.openai_http.calls import begins_again, call_id, text_of
 from backends.types import FINISH_REASONS
 
 
@@ -43,7 +43,7 @@ def mend_reason(choice: dict[str, Any]) -> bool:
 
 @dataclass(slots=True)
 class Calls:
-    """The tool calls of one choice. Another id under the same index is another call, as in `calls.CallReader`.
+    """The tool calls of one choice. Which parts are another call under the same index is decided as in `calls.CallReader`.
 
     one: the client wants at most one, and no server's word is taken for it.
     """
@@ -56,6 +56,7 @@ class Calls:
     _first: int | None = None
     _names: dict[int, Any] = field(default_factory=dict)  # as they were told
     _empty: set[int] = field(default_factory=set)  # those without arguments so far
+    _told: dict[int, str] = field(default_factory=dict)  # the arguments of those that have no id of the server's
 
     def mend(self, holder: dict[str, Any], *, indexed: bool = True, cut: bool = False) -> None:
         """Those of a message, or (indexed) parts of them in a delta. cut: the message is not whole, and is not to look so."""
@@ -106,15 +107,27 @@ class Calls:
         id = call.get("id") or None
         at = at if isinstance(at, int) else place
         known = self._at.get(at)
-        if known is None or (id is not None and known[1] is not None and id != known[1]):
+        function = call.get("function")
+        name, arguments = (
+            (function.get("name"), text_of(function.get("arguments"))) if isinstance(function, dict) else ("", "")
+        )
+        if known is None or (
+            begins_again(self._told.get(known[0], ""), name, arguments)
+            if id is None and known[1] is None
+            else id is not None and known[1] is not None and id != known[1]
+        ):
             index = at if at not in self._taken else max(self._taken) + 1
             if self._first is None:
                 self._first = index
             self._taken.add(index)
             self._empty.add(index)
             self._at[at] = index, id
+            if id is None:
+                self._told[index] = arguments
             call["id"], call["type"] = id or call_id(), call.get("type") or "function"
             return index
+        if known[0] in self._told:
+            self._told[known[0]] += arguments
         for key in ("id", "type"):  # told with the first part, or made up; clients put together what comes twice
             call.pop(key, None)
         return known[0]

@@ -116,6 +116,11 @@ def test_forms_of_calls() -> None:
         ("c", "f", "{}"),
         ("d", "f", "{}"),
     ]
+    # And without ids: by beginning again, which repeating the name is not.
+    again = read_calls(
+        call(name="f", arguments='{"x"'), call(name="f", arguments=":1}"), call(name="f", arguments="{}")
+    )
+    assert [each[1:] for each in again] == [("f", '{"x":1}'), ("f", "{}")]
     # No index at all: the place in the list counts.
     two = {"tool_calls": [{"id": i, "function": {"name": i, "arguments": whole}} for i in "cd"]}
     assert read_calls(two) == [("c", "c", '{"x":1}'), ("d", "d", '{"x":1}')]

@@ -45,6 +45,28 @@ def test_another_id_is_another_call() -> None:
     assert calls[0]["id"].startswith("call_")
 
 
+def test_whole_calls_without_ids_under_one_index_are_calls_of_their_own() -> None:
+    """drop-in 19: early Gemini. A server that repeats the name with every part does not begin again."""
+
+    def call(arguments: Any, name: str | None = "f") -> bytes:
+        return chunk({"tool_calls": [{"index": 0, "function": {"name": name, "arguments": arguments}}]})
+
+    def joined(*parts: bytes) -> list[str]:
+        state = ChatCompletionStreamState()
+        for each in chunks(through(relay(), ROLE, *parts, STOP, DONE)):
+            state.handle_chunk(ChatCompletionChunk.model_validate(each))
+        calls = state.get_final_completion().choices[0].message.tool_calls or []
+        assert len({call.id for call in calls}) == len(calls)
+        return [f"{call.function.name} {call.function.arguments}" for call in calls]
+
+    assert joined(call('{"a": 1}'), call('{"a": 2}'), call("{}", "g")) == ['f {"a": 1}', 'f {"a": 2}', "g {}"]
+    assert joined(call({"a": 1}), call({"a": 2})) == ['f {"a":1}', 'f {"a":2}']
+    assert joined(call('{"a": '), call('{"b": 2}'), call("}")) == ['f {"a": {"b": 2}}']
+    assert joined(call('{"a": 1}'), call(""), call(None)) == ['f {"a": 1}']
+    assert joined(call(""), call('{"a": 1'), call("}"), call(" ")) == ['f {"a": 1} ']
+    assert joined(call('{"a": 1}'), call('{"a": 2', "g"), call("}", None)) == ['f {"a": 1}', 'g {"a": 2}']
+
+
 def test_calls_without_arguments_have_an_empty_object() -> None:
     """drop-in 19, 20: what arguments join to is JSON, also where a server has nothing to say there."""
     first = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}
