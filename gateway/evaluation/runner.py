@@ -10,6 +10,7 @@ of the sitting; a gateway that is gone ends it.
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,8 @@ JUDGE_PROMPT = (
     "Question:\n{question}\n\nRight answer: {answer}\n\nGiven answer:\n{given}\n\n"
     "Does the given answer agree with the right one? Reply with one word: RIGHT or WRONG."
 )
+
+_VERDICT = re.compile(r"(\bNOT\s+(?:\w+\s+)?|N['’]T\s+(?:\w+\s+)?)?\b(RIGHT|CORRECT|WRONG|INCORRECT)\b")
 
 Why = Literal["done", "time", "tokens", "money"]
 
@@ -267,8 +270,8 @@ class _Work:
 
 
 def said_right(judged: str | None) -> bool | None:
-    """A judging model's word: the last RIGHT or WRONG that it says; without one the answer is taken for wrong."""
+    """A judging model's word: the last RIGHT or WRONG that it says; "not right" is wrong. Without one the answer is taken for wrong."""
     if judged is None:
         return None
-    upper = judged.upper()
-    return upper.rfind("RIGHT") > upper.rfind("WRONG")
+    words = list(_VERDICT.finditer(judged.upper()))
+    return bool(words) and (words[-1][2] in ("RIGHT", "CORRECT")) is not bool(words[-1][1])

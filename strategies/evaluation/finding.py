@@ -8,11 +8,11 @@ the text gives no answer: that is reported apart from a wrong one.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from strategies.evaluation.numbers import plain
 from strategies.evaluation.questions import LETTERS, AnswerKind
 
 How = Literal["marked", "last"]
@@ -39,11 +39,13 @@ _LIST_MARK = re.compile(
     r"(?m)^\s*(?:[-*]\s+)?(?:\*\*)?(?:\d{1,2}[.)]\s|(?:Step|步骤|第)\s*\d{1,2}\s*(?:步)?\s*[:：.)]?)"
 )
 _EQUALS = re.compile(r"[=≈→⇒]|[-=]>|\bequals\b|等于", re.IGNORECASE)
+_OPERATION = re.compile(r"\d[)\]]?\s*(?:[-+*×÷^]|\*\*|x(?=\s*\d)|/(?=\s*\())\s*[-+]?[($\[]*\s*\.?\d")
 _SENTENCE = re.compile(r"(?<=\D)\.\s|(?<=\d)\.\s+(?=[A-Z])|[。；;!?！？]")
 _WORDS = 3  # that a formula has at most
 _FUNCTIONS = frozenset(
     "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan asin acos atan log exp sqrt cbrt abs max min mod".split()
 )
+_ENDS = re.compile(r"[\s*)\]）】\"”]*(?:[.。,，;；:：]|$)|[^\S\n]*\n")
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 
 
@@ -97,18 +99,6 @@ def boxed(text: str) -> list[str]:
     return found
 
 
-def plain(text: str) -> str:
-    """LaTeX and typography around numbers and letters undone: fractions, thousands, minus signs, full-width characters."""
-    text = unicodedata.normalize("NFKC", text).replace("−", "-").replace("–", "-")
-    text = re.sub(r"\{,\}|\\[,!;: ]", "", text.replace("\\\\", "\n"))
-    text = re.sub(r"\\(?:text|mathrm|mathbf|textbf|mbox|operatorname)\s*\{([^{}]*)\}", r" \1 ", text)
-    text = re.sub(r"(-?)\\[dt]?frac\s*\{\s*(-?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}", r"\1\2/\3", text)
-    text = re.sub(r"\\[dt]?frac\s*(\d)\s*(\d)", r"\1/\2", text)
-    text = re.sub(r"([\d.]+)\s*(?:\\times|×|\\cdot|\*)\s*10\s*\^\s*\{?\s*([-+]?\d{1,3})\s*\}?", r"\1e\2", text)
-    text = re.sub(r"\\([$%#&_])", r"\1", text)
-    return re.sub(r"\\(?:left|right|displaystyle)\b|\\[()\[\]]|\$(?!\s?\d)", " ", text)
-
-
 def _marked(text: str) -> list[tuple[int, str]]:
     """(position, what follows) of every mark, by position; a boxed answer stands for itself."""
     found = [(mark.start(), text[mark.end() :]) for mark in _MARK.finditer(text)]
@@ -138,7 +128,7 @@ def _number(text: str) -> Found | None:
             continue
         if text[mark : mark + 3].strip().startswith("答") and not text[mark : mark + 3].strip().startswith("答案"):
             clause = (_numbers(clause) or [""])[-1]  # 答：a whole sentence, what is asked for at its end
-        if value := _of_clause(clause):
+        if value := _of_clause(clause) or _not_worked_out(clause):
             return Found(value, "marked")
     whole = _LIST_MARK.sub(" ", plain(text))
     for line in reversed(whole.splitlines()):
@@ -155,9 +145,16 @@ def _number(text: str) -> Found | None:
 
 
 def _of_clause(clause: str) -> str | None:
-    """Of "5 * 8 = 40 apples" the 40, else the first number."""
-    numbers = _numbers(_EQUALS.split(clause)[-1]) or _numbers(clause)[-1:]
-    return numbers[0] if numbers else None
+    """Of "5 * 8 = 40 apples" and of "40 = 5 * 8" the 40; of "40 apples" too; nothing of "5 * 8", which nobody worked out."""
+    for side in reversed(_EQUALS.split(clause)):
+        if (numbers := _numbers(side)) and not _OPERATION.search(side):
+            return numbers[0]
+    return None
+
+
+def _not_worked_out(clause: str) -> str | None:
+    """Of "5 * 8" all of it: that is what stands there, and no number."""
+    return clause.strip() if _OPERATION.search(clause) else None
 
 
 def _numbers(text: str) -> list[str]:
@@ -180,7 +177,12 @@ def _choice(text: str, choices: Sequence[str], cut: bool) -> Found | None:
         rf"{one}(?!\s*(?:不|错|是错|is\s+(?:not|wrong|incorrect)))"
     )
     # "选项A是错误的", "option A is wrong" speak against a letter; a mark speaks for it.
-    found = [(m.start(), m[1]) for m in re.finditer(marks, text, re.IGNORECASE) if not _against(text, m)]
+    found = [
+        (m.start(), m[1])
+        for m in re.finditer(marks, text, re.IGNORECASE)
+        if not _against(text, m)
+        and (m[1].isupper() or _ENDS.match(text, m.end()))  # "the answer is a person": an article
+    ]
     found += [
         (m.start(), m[1])
         for m in re.finditer(

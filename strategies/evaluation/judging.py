@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from strategies.evaluation.finding import Found, How, find, plain
+from strategies.evaluation.finding import Found, How, find
+from strategies.evaluation.numbers import number, plain
 from strategies.evaluation.questions import AnswerKind, Question
 
 Equal = Callable[[str, str], bool]
@@ -99,12 +100,16 @@ def words(text: str) -> str:
 def same_number(answer: str, given: str) -> bool:
     """Exactly; a fraction without end (3/91) also by its decimal, correctly rounded to three significant digits or more.
 
-    A percentage is right as it stands and as its hundredth.
+    A percentage is right as it stands and as its hundredth, on either side.
     """
-    right, value = number(answer), number(given.rstrip("%"))
+    right, value = number(answer.rstrip("%")), number(given.rstrip("%"))
     if right is None or value is None:
         return False
-    if value == right or (given.endswith("%") and value / 100 == right):
+    if (
+        value == right
+        or (given.endswith("%") and value / 100 == right)
+        or (answer.endswith("%") and value == right / 100)
+    ):
         return True
     if abs(value - right) <= Fraction(1, 10**9) * max(Fraction(1), abs(right)):  # a decimal with its last digits cut
         return True
@@ -113,16 +118,3 @@ def same_number(answer: str, given: str) -> bool:
     decimals = len(given.rsplit(".", 1)[1])
     digits = given.replace("-", "").replace(".", "").lstrip("0")
     return len(digits) >= ROUNDED_DIGITS and abs(right - value) <= Fraction(1, 2 * 10**decimals)
-
-
-def number(text: str) -> Fraction | None:
-    """A number or fraction as text; None if it is none, or absurdly long."""
-    text = plain(text).strip().strip("$").replace(",", "").replace(" ", "")
-    if len(text) > 400 or re.search(r"[eE][-+]?\d{4}", text):
-        return None
-    top, _, bottom = text.partition("/")
-    try:
-        value = Fraction(top)
-        return value / Fraction(bottom) if bottom else value
-    except (ValueError, ZeroDivisionError):
-        return None

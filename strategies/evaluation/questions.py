@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from strategies.evaluation.numbers import number
+
 AnswerKind = Literal["number", "choice", "expression", "text", "fuzzy", "judge"]
 """How an answer is found and compared: as a number, a letter, up to algebra, word by word, nearly word by word, by a judge."""
 
@@ -48,6 +50,7 @@ def question_from(row: Mapping[str, Any]) -> Question:
     """
     if not isinstance(row, Mapping):
         raise ValueError("a question is an object")  # noqa: TRY004 - as below
+    index = row["answer"] if isinstance(row.get("answer"), int) and not isinstance(row["answer"], bool) else None
     for key in ("question", "answer"):
         value = row.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -62,19 +65,24 @@ def question_from(row: Mapping[str, Any]) -> Question:
     kind, also = _kind(row), tuple(str(text) for text in _list(row, "also"))
     choices = _choices(row)
     if choices and kind in (None, "choice"):
-        answer = _letter(answer, choices)
+        answer = _letter(answer if index is None else index, choices)
         listed = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))
         end = END_CHOICE_ZH if _CHINESE.search(stem) else END_CHOICE
         return Question(name, _ask(f"{stem}\n{listed}", row, end), answer, "choice", stem, also, choices)
     if kind == "choice":
         raise ValueError("a multiple choice needs its choices in the fields A, B…")
+    for text in (answer, *also) if kind == "number" else ():
+        if number(text.rstrip("%")) is None:
+            raise ValueError(f"the answer {text!r} is no number, so nobody could be right")
     return Question(name, _ask(stem, row, END_NUMBER), answer, kind or kind_of(answer), stem, also)
 
 
 def kind_of(answer: str) -> AnswerKind:
     """What an answer without a declared kind is taken for."""
-    if _is_number(answer):
+    if number(answer) is not None:
         return "number"
+    if re.fullmatch(r"\d+(?:-\d+)+", answer):  # a score, a date
+        return "text"
     letters = re.findall(r"[A-Za-z]+", re.sub(r"\\[A-Za-z]+", "", answer))
     words = [
         word
@@ -121,22 +129,15 @@ def _choices(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(found) if len(found) > 1 else ()
 
 
-def _letter(answer: str, choices: tuple[str, ...]) -> str:
-    """The letter of an answer given as a letter, as an index from 0, or as one choice's text. Raises ValueError."""
+def _letter(answer: str | int, choices: tuple[str, ...]) -> str:
+    """The letter of an answer given as a letter, as one choice's text, or as an index from 0: a number that is no text, or no choice's
+    text. Raises ValueError."""
     letters = LETTERS[: len(choices)]
-    if len(answer) == 1 and answer.upper() in letters:
-        return answer.upper()
-    if answer.isdecimal() and int(answer) < len(choices):
+    if isinstance(answer, str):
+        if len(answer) == 1 and answer.upper() in letters:
+            return answer.upper()
+        if choices.count(answer) == 1:
+            return letters[choices.index(answer)]
+    if str(answer).isdecimal() and int(answer) < len(choices):
         return letters[int(answer)]
-    if answer in choices:
-        return letters[choices.index(answer)]
     raise ValueError(f"the answer {answer!r} is none of the letters {letters}")
-
-
-def _is_number(text: str) -> bool:
-    top, _, bottom = text.replace(",", "").partition("/") if not re.search(r",\s", text) else (text, "", "")
-    try:
-        float(top)
-        return not bottom or float(bottom) != 0
-    except ValueError:
-        return False

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from gateway.evaluation.checker import Checker, available
-from strategies.evaluation.judging import Verdict, number, squeezed
+from strategies.evaluation.judging import Verdict, squeezed
+from strategies.evaluation.numbers import number
 from strategies.evaluation.questions import Question
 from strategies.evaluation.records import verdict_on
 
@@ -45,8 +46,10 @@ def same(row: dict[str, Any], found: str | None) -> bool:
     if given is None or found is None:
         return given is found
     if row["kind"] == "number":
-        value = number(found.rstrip("%"))
-        return value is not None and value == (number(given.rstrip("%")) if " " not in given else value)
+        seen = number(given.rstrip("%"))
+        if seen is None:  # not worked out: "5 * 8"
+            return squeezed(found) == squeezed(given)
+        return number(found.rstrip("%")) == seen
     return squeezed(found).casefold().endswith(squeezed(given).casefold())
 
 
