@@ -105,6 +105,56 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * tail / (1 << n))
 
 
+def detectable(questions: int, differing: float, alpha: float, power: float = 0.8) -> float:
+    """The smallest difference of two shares that McNemar's exact test finds at `alpha` in a share `power` of runs; inf if it finds none.
+
+    differing: share of the questions that only one of the two gets right; where the difference is larger, that much.
+    By enumeration: how many questions differ is binomial, and of these how many are one wiring's.
+    """
+
+    needed: dict[int, int | None] = {}
+
+    def found(difference: float) -> float:
+        share = max(differing, difference)
+        favoured = (share + difference) / (2 * share)
+        centre, spread = questions * share, 5 * math.sqrt(questions * share * (1 - share)) + 1
+        total = 0.0
+        for differ in range(max(0, math.floor(centre - spread)), min(questions, math.ceil(centre + spread)) + 1):
+            if differ not in needed:
+                needed[differ] = _needed(differ, alpha)
+            if (least := needed[differ]) is not None:
+                of_one = sum(_binomial(k, differ, favoured) for k in range(least, differ + 1))
+                total += _binomial(differ, questions, share) * of_one
+        return total
+
+    if questions == 0 or mcnemar(questions, 0) >= alpha or found(1.0) < power:
+        return math.inf
+    low, high = 0.0, 1.0
+    while high - low > 0.005:
+        middle = (low + high) / 2
+        low, high = (low, middle) if found(middle) >= power else (middle, high)
+    return high
+
+
+def _needed(differ: int, alpha: float) -> int | None:
+    """How many of so many questions that differ one wiring has to have for McNemar's test to find it; None if all are too few."""
+    tail, least = 0.0, None
+    for k in range(differ, differ // 2, -1):
+        tail += 2 * _binomial(k, differ, 0.5)
+        if tail >= alpha:
+            break
+        least = k
+    return least
+
+
+def _binomial(k: int, n: int, p: float) -> float:
+    """The chance of k out of n."""
+    if p in (0.0, 1.0):
+        return float(k == n * p)
+    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return math.exp(ways + k * math.log(p) + (n - k) * math.log1p(-p))
+
+
 def bootstrap(
     values: Sequence[float] | NDArray[np.generic], seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from html.parser import HTMLParser
@@ -77,6 +78,32 @@ def test_a_handful_without_a_difference_has_a_wide_interval() -> None:
     (found,) = advise(grid({"a": "1100000", "a>b": "1100000"})).comparisons
     assert found.result.difference == 0.0
     assert found.result.low < -0.2 and found.result.high > 0.2
+
+
+def test_failures_everywhere_do_not_end_the_report() -> None:
+    """Every wiring failed on another question, so there is none that all have answered."""
+    asked = {f"m{i}": "1" * i + "!" + "1" * (19 - i) for i in range(20)}
+    advice = advise(grid(asked))
+    assert advice.wiring == advice.baseline and advice.headline.startswith("No difference shown")
+
+
+def test_numbers_of_one_sentence_are_of_the_same_questions() -> None:
+    advice = advise(grid({"a": "1" * 10 + "0" * 10, "b": "!!" + "0" * 18, "a>b": "1" * 12 + "0" * 8}))
+    assert "a>b was right on 12 of 20, a on 10 of 20: +10.0 points" in " ".join(advice.reasons)
+
+
+def test_who_is_left_out_is_told() -> None:
+    advice = advise(grid({"a": "1" * 17 + "   ", "b": "1000" * 5, "a>b": "1" * 18 + "00"}))
+    assert advice.reasons[-1] == "Left out, having answered under 90 % of the questions that others did: a."
+
+
+def test_what_questions_can_show() -> None:
+    few = advise(grid({"a": "1111000", **{f"a>{name}": "0001111" for name in "bcdefghij"}}))
+    assert few.visible == math.inf
+    assert "7 questions can't show any difference between so many wirings" in " ".join(few.reasons)
+    more = advise(grid({"a": "10" * 30, "a>b": "1001" * 15}))
+    assert 0.2 < more.visible < 0.4
+    assert "in four of five such runs" in " ".join(more.reasons)
 
 
 def test_nothing_right_is_nothing_to_choose_by() -> None:

@@ -85,6 +85,25 @@ def test_the_paired_interval_covers_what_it_promises(asked: int, shares: tuple[f
     assert 0.93 <= np.mean(held) <= 1.0
 
 
+@pytest.mark.parametrize(("asked", "differing", "alpha"), [(60, 0.3, 0.05), (60, 0.3, 0.05 / 15), (20, 0.2, 0.05)])
+def test_what_is_detectable_is_found_in_four_of_five_runs(asked: int, differing: float, alpha: float) -> None:
+    """By drawing runs of just that difference, and testing them."""
+    difference = detectable(asked, differing, alpha)
+    share = max(differing, difference)
+    drawn = np.random.default_rng(5).multinomial(
+        asked, [(share + difference) / 2, (share - difference) / 2, 1 - share], 1500
+    )
+    power = np.mean([mcnemar(int(a), int(b)) < alpha for a, b, _ in drawn])
+    assert 0.76 < power < 0.86
+
+
+def test_too_few_questions_detect_nothing() -> None:
+    assert detectable(5, 0.3, 0.05) == math.inf  # 2 * 0.5 ** 5 is over 5 %
+    assert detectable(7, 0.3, 0.05 / 10) == math.inf
+    assert detectable(0, 0.3, 0.05) == math.inf
+    assert detectable(1000, 0.2, 0.05) < 0.05
+
+
 def test_bootstrap_agrees_with_the_normal_approximation() -> None:
     values = np.random.default_rng(1).normal(3, 2, 400)
     low, high = bootstrap(values)
