@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from strategies.evaluation.statistics import (
     bootstrap,
     cochran,
+    detectable,
     holm,
     mcnemar,
     newcombe,
