@@ -75,7 +75,8 @@ class Group:
         self.sessions = [None if isinstance(session, BackendError) else session for session in opened]
         self.places: list[Node | None] = [None] * len(opened)
         self._ended = False
-        self._full: list[int] | None = None  # where all stood when somebody could read no more
+        # Where all stood when somebody could read no more; None for one that has yet to say what was said.
+        self._full: list[int | None] | None = None
         self.pieces = 0
         self.passes = 0
         self.widened = 0
@@ -117,8 +118,7 @@ class Group:
 
     async def _advance_early(self, quorum: Quorum, room: int | None) -> None:
         """As `advance`, without those who can't change the next piece."""
-        self._full = None
-        stood = self.written()
+        stood = [None if quorum.fuser.behind(member) else self.depth(member) for member in range(len(self.places))]
         try:
             await self._early(quorum, room)
         except ContextTooLong:
@@ -211,7 +211,7 @@ class Group:
     def written(self) -> list[int]:
         """Tokens that each member has said: also those of the last piece, which nobody needed to read any more."""
         if self._full is not None:
-            return self._full
+            return [self.depth(member) if stood is None else stood for member, stood in enumerate(self._full)]
         if self._ended:  # in lock-step all would stand where they were asked for it
             last = [nodes[-1] if nodes else place for place, nodes in zip(self.places, self.fuser.due(), strict=True)]
             return [0 if node is None else node.depth for node in last]
@@ -301,6 +301,8 @@ class Group:
         earlier = [(plan.member, nodes) for plan in plans if (nodes := due[plan.member][:-1])]
         await self._each([(member, self.visit(member, nodes)) for member, nodes in earlier])
         plans = [plan for plan in plans if self.sessions[plan.member] is not None]
+        if not plans:  # all who would have read have left
+            return
         began = time.perf_counter()
         calls = [(plan.member, self._score(plan)) for plan in plans]
         rows = await self._round(calls, [self._expected(plan.member, 1 + len(plan.draft)) for plan in plans])

@@ -5,10 +5,11 @@ pieces without it, says these too, one by one, exactly as it would have done wit
 as soon as everybody has come, or the fuser is sure without those who have not.
 
 Invariants. A session is used by one task at a time: its member's own, or, once that has come, the group's. No step is called off because
-the group went on. A member is asked for the same distributions in the same order as in lock-step, and its lists become longer at the
-same piece. Nobody falls more than `LAG` pieces behind, nor behind a context that may end before the text does. When the text is over,
-everybody says all of it before the stage tells what it took. What fails or is late while it is behind is noticed when the group next
-waits, or ends; it is then as if it had failed at the first piece that it did not say.
+the group went on, only, as in lock-step, where the text ends before it for want of room. A member is asked for the same distributions
+in the same order as in lock-step, and its lists become longer at the same piece. Nobody falls more than `LAG` pieces behind, nor behind
+a context that may end before the text does. When the text is over, everybody says all of it before the stage tells what it took. What
+fails or is late while it is behind is noticed when the group next waits, or ends; it is then as if it had failed at the first piece
+that it did not say.
 
 Catching up takes one pass for all that was missed where a session's scored drafts equal its single steps to the last bit (`draft_noise`
 0); elsewhere as many passes as the member would have needed anyway.
@@ -87,7 +88,7 @@ class Quorum:
         self.fuser = fuser
         self._tasks = tasks
         self._rooms = [_room(session) for session in sessions]
-        self._running: set[int] = set()
+        self._running: dict[int, anyio.CancelScope] = {}
         self._failed: dict[int, Exception] = {}
         self._gone = {number for number, session in enumerate(sessions) if isinstance(session, BackendError)}
         self._arrived = anyio.Event()
@@ -132,8 +133,19 @@ class Quorum:
                     await self._arrival()
 
     async def level(self) -> None:
-        """Until all have said what was said, and stand where the next piece begins. Raises BackendError, as a group does."""
+        """Until all have said what was said, and stand where the next piece begins. Raises BackendError, as a group does.
+
+        Who has said it all was on its way to a piece that is not going to be said, because somebody had no room for it: that step is called
+        off, as in lock-step, and whether it failed is of no interest.
+        """
+        behind = self.fuser.behind
         while True:
+            for member, scope in self._running.items():
+                if not behind(member):
+                    scope.cancel()
+            for member, error in list(self._failed.items()):
+                if not behind(member) and isinstance(error, BackendError):
+                    del self._failed[member]
             await self._let_go()
             self._start()
             if not self._running:
@@ -171,16 +183,17 @@ class Quorum:
         for member, nodes in enumerate(due):
             idle = member not in self._running and member not in self._gone
             if idle and (self.fuser.behind(member) or (nodes and not self._level)):
-                self._running.add(member)
+                self._running[member] = anyio.CancelScope()
                 self._tasks.start_soon(self._follow, member)
 
     async def _follow(self, member: int) -> None:
         try:
-            await self._keep_up(member)
+            with self._running[member]:
+                await self._keep_up(member)
         except Exception as error:  # noqa: BLE001 - the group raises it, or goes on without the member
             self._failed[member] = error
         finally:
-            self._running.discard(member)
+            del self._running[member]
             self._arrived.set()
 
     async def _keep_up(self, member: int) -> None:

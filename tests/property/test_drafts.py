@@ -176,6 +176,23 @@ async def test_a_member_that_fails_in_a_draft_leaves_as_ever(monkeypatch: pytest
         assert report.branches[0].usage == plain.branches[0].usage
 
 
+async def test_a_member_that_fails_on_its_way_to_a_draft_leaves_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It alone was to read it, and has a place to visit before: wherever it fails, the other one goes on."""
+    words = ("The an", "answer is", " answer", " because ", "中国", " there", "h", "th", " th", "is ", "is t")
+    text = "The answer is 12 because 中国 is the answer, and there are two of them."
+    script = text[:60].encode()
+    monkeypatch.setattr("strategies.engine.fused.Copier", lambda _: Guesser(script, frozenset()))
+    for after in range(3, 40):
+        fault = Fault(of="session", after=after)
+        values = (
+            FakeSettings(answer=text, seed=1, confidence=0.6, faults=(fault,)),
+            FakeSettings(answer=text, seed=2, confidence=0.6, words=words),
+        )
+        entries = {name: Entry(FakeBackend(name, value)) for name, value in zip("ab", values, strict=True)}
+        report = last(await events_of(Catalog(entries), "a|b", "on", on_member_failure="drop"))
+        assert [gone.model for gone in report.dropped] in ([], ["a"])
+
+
 async def test_a_draft_that_does_not_fit_ends_nothing_early(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "the answer is 12. " * 10
     monkeypatch.setattr("strategies.engine.fused.Copier", lambda _: Guesser(text.encode(), frozenset()))
