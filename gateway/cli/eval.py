@@ -313,8 +313,10 @@ def _command() -> str:
     import shlex
     import sys
 
-    args = [
-        re.sub(r"(?:[^\s=/]*/)+(?=[^/\s]+$)", "", arg) if "/" in arg and "://" not in arg else arg
-        for arg in sys.argv[1:]
-    ]
-    return shlex.join(["modelnet", *args])
+    def shortened(arg: str) -> str:
+        option, _, value = arg.rpartition("=")
+        path = Path(value)
+        known = "/" in value and (path.exists() or path.parent.is_dir())
+        return f"{option}={path.name}" if known and option else path.name if known else arg
+
+    return shlex.join(["modelnet", *map(shortened, sys.argv[1:])])

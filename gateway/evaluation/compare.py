@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from gateway.evaluation.anew import judged_anew
 from gateway.evaluation.errors import StoreError
 from gateway.evaluation.store import StoredRun
 from strategies.evaluation.records import Record
@@ -57,7 +58,7 @@ def compare_runs(a: StoredRun, b: StoredRun) -> list[Difference]:
 
 def _by_place(run: StoredRun) -> dict[tuple[str, str, str], Record]:
     wanted = {(task, question) for task, ids in run.tasks.items() for question in ids}
-    records = (r for r in run.answers.by_key.values() if r.error is None and (r.task, r.question) in wanted)
+    records = (r for r in judged_anew(run) if r.error is None and (r.task, r.question) in wanted)
     return {(r.task, r.wiring, r.question): r for r in records}
 
 

@@ -28,7 +28,7 @@ from gateway.evaluation.store import Store
 from strategies.evaluation.judging import Equal
 from strategies.evaluation.questions import Question
 from strategies.evaluation.records import Record, key_of, scored
-from strategies.evaluation.summary import Price, cost_of
+from strategies.evaluation.summary import Price, cost_of, cost_of_stages
 from strategies.topology import Parallel, Serial, parse
 
 TRIES = 5
@@ -266,7 +266,10 @@ class _Work:
             return None
         asked = JUDGE_PROMPT.format(question=question.stem or question.text, answer=question.answer, given=given)
         settings = Settings(max_tokens=64, temperature=0.0, seed=self._settings.seed, prompts="default")
-        return (await self._ask(self._settings.judge, asked, settings)).text.strip()
+        reply = await self._ask(self._settings.judge, asked, settings)
+        self._state.tokens += reply.prompt_tokens + reply.completion_tokens
+        self._state.money += cost_of_stages(reply.stages, self._prices) or 0.0
+        return reply.text.strip()
 
 
 def said_right(judged: str | None) -> bool | None:

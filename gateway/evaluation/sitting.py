@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
@@ -25,6 +27,7 @@ from gateway.evaluation.sources import Task, read_task
 from gateway.evaluation.spec import Settings, Spec, make_paths
 from gateway.evaluation.store import open_store, read_answers, write_run
 from gateway.settings import Loaded
+from gateway.settings.prompts import load_prompts
 from strategies.evaluation.paths import Path as WiringPath
 from strategies.evaluation.paths import path_of
 from strategies.evaluation.records import Answers
@@ -97,9 +100,16 @@ async def sit(order: Order, console: Console) -> tuple[Path, Sitting | None]:
         wanted = [*spec.wirings, *(spec.mirrors if spec.mirrored else ()), *_judge(spec)]
         meanings = await runner.preflight(client, wanted)
         spec = replace(spec, paths=tuple(_meant(path, meanings) for path in spec.paths))
-        notes = {**spec.notes, "machine": _machine()}
-        write_run(directory, replace(spec, notes=notes))
+        _check_prices(order, spec, meanings)
+        here = _machine()
+        this = {
+            "began": datetime.now(UTC).isoformat(timespec="seconds"),
+            "concurrency": order.concurrency,
+            "machine": here,
+        }
+        notes = {**spec.notes, "machine": here, "means": _means(order, meanings), "sittings": [this]}
         with open_store(directory) as store, Checker() as checker:
+            write_run(directory, replace(spec, notes=notes), store.answers)
             if store.cut:
                 console.print(
                     f"[dim]{store.cut} bytes of an answer that was being written when the last sitting ended: cut off[/]"
@@ -119,6 +129,41 @@ async def sit(order: Order, console: Console) -> tuple[Path, Sitting | None]:
                     equal=checker.equal, tell=progress.tell, sitting=state, meanings=meanings,
                 )  # fmt: skip
             return directory, state
+
+
+_OF_A_MODEL = (
+    "backend", "weights", "path", "model", "chat_template", "temperature", "top_p", "repack", "batching", "answer", "rules", "seed",
+)  # fmt: skip
+"""What an embedded or scripted model's answers depend on, of its settings."""
+
+
+def _means(order: Order, meanings: Mapping[str, str]) -> dict[str, str]:
+    """What names stand for in this sitting: answers of the next one belong beside these only if they stand for the same. Of a gateway that
+    runs elsewhere no more than its aliases is known."""
+    found = {f"alias {name}": meaning for name, meaning in meanings.items() if meaning != name}
+    if order.loaded is not None:
+        models = {name for meaning in meanings.values() for name in path_of(meaning).order}
+        for name in sorted(models & order.loaded.settings.models.keys()):
+            settings = order.loaded.settings.models[name]
+            found[f"model {name}"] = _digest({key: getattr(settings, key, None) for key in _OF_A_MODEL})
+        if prompts := load_prompts(order.loaded).get(order.settings.prompts):
+            found[f"prompt set {order.settings.prompts}"] = _digest(prompts)
+    return found
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
+
+
+def _check_prices(order: Order, spec: Spec, meanings: Mapping[str, str]) -> None:
+    """A budget of money binds only if every model that answers or judges has a price. Raises SpecError."""
+    if order.budget.money is None:
+        return
+    asked = {name for meaning in meanings.values() for name in path_of(meaning).order}
+    if missing := sorted(asked - order.prices.keys()):
+        raise SpecError(
+            f"--budget-money needs a price for every model; there is none for {', '.join(missing)}: --price MODEL=READ/WRITTEN"
+        )
 
 
 def _meant(path: WiringPath, meanings: Mapping[str, str]) -> WiringPath:

@@ -126,10 +126,13 @@ def read_answers(file: Path) -> Answers:
     return answers
 
 
-def write_run(directory: Path, spec: Spec) -> Spec:
-    """Put down what is asked, together with what earlier sittings asked; the whole of it. Raises SpecError, StoreError."""
+def write_run(directory: Path, spec: Spec, answers: Answers | None = None) -> Spec:
+    """Put down what is asked, together with what earlier sittings asked; the whole of it. answers: those of earlier sittings, which belong
+    into one table with this one's only if names still mean what they did. Raises SpecError, StoreError."""
     earlier = _earlier(directory)
     if earlier is not None:
+        if answers is not None:
+            _check_meanings(directory, earlier, spec, answers)
         spec = _merged(directory, earlier, spec)
     value = {
         "format": FORMAT,
@@ -153,6 +156,18 @@ def write_run(directory: Path, spec: Spec) -> Spec:
 
 def _earlier(directory: Path) -> StoredRun | None:
     return read_run(directory, with_answers=False) if (directory / RUN).exists() else None
+
+
+def _check_meanings(directory: Path, earlier: StoredRun, spec: Spec, answers: Answers) -> None:
+    """Of what has answered so far: a model that only failed may be mended."""
+    wirings = {record.wiring for record in answers.by_key.values() if record.error is None}
+    models = {name for path in earlier.paths if path.wiring in wirings for name in path.order}
+    concerned = {*(f"alias {name}" for name in wirings), *(f"model {name}" for name in models)}
+    for what, held in earlier.notes.get("means", {}).items():
+        if spec.notes.get("means", {}).get(what, held) != held and (
+            what in concerned or (wirings and what.startswith("prompt set "))
+        ):
+            raise SpecError(f"{directory} holds answers of another {what}: it has changed since. Choose another --out.")
 
 
 def _merged(directory: Path, earlier: StoredRun, spec: Spec) -> Spec:
@@ -181,7 +196,12 @@ def _merged(directory: Path, earlier: StoredRun, spec: Spec) -> Spec:
         spec.settings,
         models,
         spec.mirrored,
-        {**earlier.notes, **spec.notes},
+        {
+            **earlier.notes,
+            **spec.notes,
+            "means": {**earlier.notes.get("means", {}), **spec.notes.get("means", {})},
+            "sittings": [*earlier.notes.get("sittings", []), *spec.notes.get("sittings", [])],
+        },
     )
 
 
@@ -219,7 +239,9 @@ def read_run(directory: Path, with_answers: bool = True) -> StoredRun:
 def _read_questions(file: Path, tasks: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, Question]]:
     found: dict[str, dict[str, Question]] = {name: {} for name in tasks}
     if file.exists():
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in file.read_text(encoding="utf-8").split("\n"):  # not splitlines: a question may hold U+2028
+            if not line:
+                continue
             row = json.loads(line)
             task = row.pop("task")
             row["also"], row["choices"] = tuple(row["also"]), tuple(row["choices"])

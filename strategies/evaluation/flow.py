@@ -58,6 +58,8 @@ class Course:
     @property
     def said(self) -> str:
         """In words."""
+        if not self.rights:  # its server told no stages
+            return ""
         if len(self.rights) < 2:
             return "right" if self.rights and self.rights[0] else "wrong"
         if all(self.rights):
@@ -74,11 +76,12 @@ def course(record: Record) -> Course:
 
 
 def steps(records: Iterable[Record]) -> list[Step]:
-    """Every step of every wiring with two or more stages, in the order of their first record."""
+    """Every step of every wiring with two or more stages, in the order of their first record. Answers that a model judged are left out:
+    what their earlier stages came to nobody was asked."""
     counts: dict[tuple[str, int], list[int]] = {}
     later: dict[tuple[str, int], StageRecord] = {}
     for record in records:
-        if record.error is None:
+        if record.error is None and record.kind != "judge":
             for before, stage in _pairs(record.stages):
                 key = record.wiring, stage.stage
                 later.setdefault(key, stage)

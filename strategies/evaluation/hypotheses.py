@@ -17,6 +17,8 @@ from strategies.evaluation.records import StageRecord
 from strategies.evaluation.statistics import Cochran, Fit, bootstrap, cochran, proportional
 from strategies.evaluation.summary import ALL, Grid
 
+MIN_QUESTIONS = 10
+"""Fewer are not resampled."""
 MIN_TOKENS = 4
 """A text shorter than this says nothing about the time of one token."""
 
@@ -56,7 +58,7 @@ def order_tests(grid: Grid, seed: int = 0) -> list[OrderTest]:
 class WeakEarly:
     """The weakest model's place in a structure. shares: place → mean share of the wirings where it stands there.
 
-    difference: standing last minus standing first, per question, with its 95 % bootstrap interval.
+    difference: standing last minus standing first, per question, with its 95 % bootstrap interval; nan where there is none to be had.
     """
 
     structure: str
@@ -74,7 +76,10 @@ def weak_early(grid: Grid, seed: int = 0) -> list[WeakEarly]:
     right = grid.right(singles)
     if len(singles) < 2 or not len(right):
         return []
-    weakest = singles[int(right.mean(axis=0).argmin())]
+    counts = right.sum(axis=0)
+    if (counts == counts.min()).sum() > 1:
+        return []  # nobody is weakest alone
+    weakest = singles[int(counts.argmin())]
     found = []
     for structure in ("si", "s2p", "p2s"):
         wirings = [w for w in grid.wirings if grid.structure(w) == structure]
@@ -86,7 +91,9 @@ def weak_early(grid: Grid, seed: int = 0) -> list[WeakEarly]:
         columns = {place: [i for i, wiring in enumerate(wirings) if places[wiring] == place] for place in used}
         per_question = {place: table[:, columns[place]].mean(axis=1) for place in used}
         gap = per_question[used[-1]] - per_question[used[0]]
-        low, high = bootstrap(gap, seed)
+        # Where every question says the same, or few are there to be drawn from, resampling knows no width.
+        known = len(gap) >= MIN_QUESTIONS and bool((gap != gap[0]).any())
+        low, high = bootstrap(gap, seed) if known else (math.nan, math.nan)
         shares = tuple((place, float(per_question[place].mean())) for place in used)
         found.append(WeakEarly(structure, weakest, shares, float(gap.mean()), low, high, len(gap)))
     return found
@@ -102,7 +109,8 @@ def _place(wiring: str, model: str) -> int | None:
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How long one step of a group takes, beside its members. ms: median over answers. waiting_ms: of a step, for the members' forward
-    passes and the way there and back; own_ms: the gateway's own work in it (aggregation); both where the API tells them, means."""
+    passes and the way there and back, without what the first piece waited for (prompts, queues); own_ms: the gateway's own work in it
+    (aggregation); both where the API tells them, means."""
 
     members: tuple[str, ...]
     answers: int
@@ -173,16 +181,27 @@ def _group_pace(names: tuple[str, ...], found: Sequence[StageRecord], members: d
     return Pace(
         names, len(found), 1e3 * statistics.median(paces), slowest, members[slowest],
         sum(members[name] for name in names),
-        _part(found, "waiting_seconds"), _part(found, "own_seconds"),
+        _waiting(found), _own(found),
     )  # fmt: skip
 
 
-def _part(found: Sequence[StageRecord], name: str) -> float | None:
-    """A part of one step, ms, mean over all steps of the stages that tell it."""
+def _waiting(found: Sequence[StageRecord]) -> float | None:
+    """Of one step behind the first, ms: as `pace_of` counts steps."""
     told = [
-        (float(s.fusion[name]), int(s.fusion["pieces"]))
+        (max(0.0, float(s.fusion["waiting_seconds"]) - s.first_token), int(s.fusion["pieces"]) - 1)
         for s in found
-        if s.fusion is not None and s.fusion.get(name) is not None
+        if s.fusion is not None and s.fusion.get("waiting_seconds") is not None and s.first_token is not None
+    ]
+    steps = sum(count for _, count in told)
+    return 1e3 * sum(seconds for seconds, _ in told) / steps if steps else None
+
+
+def _own(found: Sequence[StageRecord]) -> float | None:
+    """Of one step, ms."""
+    told = [
+        (float(s.fusion["own_seconds"]), int(s.fusion["pieces"]))
+        for s in found
+        if s.fusion is not None and s.fusion.get("own_seconds") is not None
     ]
     pieces = sum(count for _, count in told)
     return 1e3 * sum(seconds for seconds, _ in told) / pieces if pieces else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.evaluation.paths import Path
-from strategies.evaluation.records import Record
+from strategies.evaluation.records import Record, StageRecord
 from strategies.evaluation.statistics import wilson
 
 ALL = "all tasks"
@@ -151,13 +152,18 @@ def _cell(grid: Grid, task: str, wiring: str, prices: Mapping[str, Price]) -> Ce
 
 def cost_of(record: Record, prices: Mapping[str, Price]) -> float | None:
     """What an answer's tokens cost; None if a model of it has no price."""
+    return cost_of_stages(record.stages, prices)
+
+
+def cost_of_stages(stages: Sequence[StageRecord], prices: Mapping[str, Price]) -> float | None:
+    """As `cost_of`."""
     total = 0.0
-    for stage in record.stages:
+    for stage in stages:
         for model, (read, wrote) in stage.tokens.items():
             if (price := prices.get(model)) is None:
                 return None
             total += (read * price.prompt + wrote * price.completion) / 1e6
-    return total if prices and record.stages else None
+    return total if prices and stages else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,24 +217,38 @@ def _structure(
         mean=mean([shares[wiring] for wiring in asked]),
         sd=sd([shares[wiring] for wiring in asked]),
         best=best, best_share=shares[best],
-        held_out=held_out(grid.right(list(shares), tasks), seed),
+        held_out=held_out(grid.right(list(shares), tasks), _weights(grid.common(list(shares), tasks)), seed),
         seconds=mean([times[wiring] for wiring in asked]),
         seconds_sd=sd([times[wiring] for wiring in asked]),
         best_seconds=times[best],
     )  # fmt: skip
 
 
-def held_out(right: NDArray[np.bool_], seed: int = 0, splits: int = 200) -> float:
-    """Choose the best column on a random half of the rows, look at it on the other half; mean over splits. nan of under 4 rows."""
+def _weights(rows: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+    """Of every question, so that every task weighs the same, as it does in a mean over tasks."""
+    counts = Counter(task for task, _ in rows)
+    return np.asarray([1 / counts[task] for task, _ in rows], dtype=np.float64)
+
+
+def held_out(
+    right: NDArray[np.bool_], weights: NDArray[np.float64] | None = None, seed: int = 0, splits: int = 200
+) -> float:
+    """Choose the best column on a random half of the rows, look at it on the other half; mean over splits. nan of under 4 rows.
+
+    weights: of the rows; all alike by default.
+    """
     rows, columns = right.shape
+    weights = np.ones(rows) if weights is None else weights
     if rows < 4:
         return math.nan
     if columns == 1:
-        return float(right.mean())
+        return float(np.average(right[:, 0], weights=weights))
     rng, found = np.random.default_rng(seed), []
     for _ in range(splits):
         order = rng.permutation(rows)
-        chosen, rest = right[order[: rows // 2]].mean(axis=0), right[order[rows // 2 :]].mean(axis=0)
+        chosen, rest = (
+            np.average(right[half], axis=0, weights=weights[half]) for half in (order[: rows // 2], order[rows // 2 :])
+        )
         best = np.flatnonzero(chosen == chosen.max())
         found.append(float(rest[best].mean()))  # ties share
     return mean(found)

@@ -167,6 +167,36 @@ def test_failures_are_told_counted_and_asked_again(files: tuple[Path, Path], tmp
     assert re.search(r"dying +3/3", shown)
 
 
+def test_another_model_under_the_same_name_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
+    config, data = files
+    asked = (data, "-w", "right", "-w", "both", "-c", config, "--out", tmp_path / "run")
+    assert run(*asked)[0] == 0
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    for text in (
+        CONFIG.replace('#### 4"}\n  wrong', '#### 6"}\n  wrong'),
+        CONFIG.replace("right>wrong", "wrong>right"),
+    ):
+        config.write_text(text, encoding="utf-8")
+        code, _, said = run(*asked)
+        assert code == 2
+        assert "has changed since. Choose another --out" in said
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    config.write_text(CONFIG.replace("  dying:", "  more: {backend: fake}\n  dying:"), encoding="utf-8")
+    assert run(*asked, "--concurrency", 3)[0] == 0
+    report = (tmp_path / "run" / "report.md").read_text("utf-8")
+    assert "Up to 3 questions were asked at a time" in report
+    assert "| sitting 2 |" in report
+
+
+def test_a_budget_of_money_needs_every_price(files: tuple[Path, Path], tmp_path: Path) -> None:
+    config, data = files
+    asked = (data, "-w", "right>wrong", "-c", config, "--budget-money", "5", "--out", tmp_path / "run")
+    code, _, said = run(*asked, "--price", "right=1/2")
+    assert code == 2
+    assert "there is none for wrong" in said
+    assert run(*asked, "--price", "right=1/2", "--price", "wrong=1/2")[0] == 0
+
+
 def test_a_wiring_that_only_fails_is_left_alone(files: tuple[Path, Path], tmp_path: Path) -> None:
     config, _ = files
     code, _, said = run("arithmetic", "-w", "dying", "-w", "right", "-c", config, "--out", tmp_path / "r", "-n", 12)

@@ -148,7 +148,8 @@ def test_a_failure_makes_room_and_an_answer_stays() -> None:
         ((True, False, False), "lost by stage 2"),
         ((True, False, True), "lost by stage 2, put right by stage 3"),
         ((True,), "right"),
-        ((), "wrong"),
+        ((False,), "wrong"),
+        ((), ""),
     ],
 )
 def test_courses_in_words(rights: tuple[bool, ...], said: str) -> None:

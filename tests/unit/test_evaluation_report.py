@@ -323,6 +323,10 @@ def test_a_run_without_its_questions_is_still_read(run: Path, tmp_path: Path) ->
     write(content, tmp_path, ("html",), texts=False)
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "Step 1" not in page
+    shown = json.loads(re.search(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
+    cells = [cell for task in shown["tasks"] for question in task["questions"] for cell in question["cells"] if cell]
+    assert {cell["given"] for cell in cells} == {None}
+    assert {question["answer"] for task in shown["tasks"] for question in task["questions"]} == {""}
 
 
 def test_old_answers_are_judged_anew(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from gateway.evaluation.spec import Settings, Spec, make_paths
 from gateway.evaluation.store import ANSWERS, open_store, read_answers, read_run, write_run
 from gateway.web.serving import bind, url
 from strategies.evaluation.generated import generated
-from strategies.evaluation.questions import kind_of, question_from
+from strategies.evaluation.questions import Question, kind_of, question_from
 from strategies.evaluation.records import Record, key_of
 
 
@@ -115,6 +115,38 @@ def test_the_hubs_sets_come_through_its_library(monkeypatch: pytest.MonkeyPatch)
 )  # fmt: skip
 def test_an_answers_kind_shows(answer: str, kind: str) -> None:
     assert kind_of(answer) == kind
+
+
+def test_separators_of_lines_in_a_question_do_not_end_its_line(tmp_path: Path) -> None:
+    """JSON has no need to escape them, and splitlines takes them for ends."""
+    asked = tuple(Question(f"q{n}", f"a{mark}b?", "1", "number") for n, mark in enumerate("\u2028\u2029\x85"))
+    what = Spec((Task("t", "t", asked),), make_paths((), (), ("a",)), Settings())
+    write_run(tmp_path, what)
+    assert tuple(read_run(tmp_path).questions["t"].values()) == asked
+    write_run(tmp_path, what)
+
+
+def test_answers_of_other_models_do_not_belong_into_one_run(tmp_path: Path) -> None:
+    def meant(**means: str) -> Spec:
+        notes = {
+            "means": {name.replace("_", " "): value for name, value in means.items()},
+            "sittings": [{"concurrency": 1}],
+        }
+        return replace(spec(), notes=notes)
+
+    with open_store(tmp_path) as store:
+        write_run(tmp_path, meant(model_a="1", model_b="1", prompt_set_paper="x"), store.answers)
+        write_run(
+            tmp_path, meant(model_a="2", model_b="1", prompt_set_paper="y"), store.answers
+        )  # nothing is answered yet
+        store.append(record_of(spec(), 0))
+        for other in ({"model_a": "3"}, {"prompt_set_paper": "z"}):
+            with pytest.raises(SpecError, match="has changed since"):
+                write_run(tmp_path, meant(**other), store.answers)
+        write_run(tmp_path, meant(model_a="2", model_b="9"), store.answers)  # which has answered nothing
+    notes = read_run(tmp_path).notes
+    assert notes["means"] == {"model a": "2", "model b": "9", "prompt set paper": "y"}
+    assert len(notes["sittings"]) == 3
 
 
 def test_choices_come_in_three_forms() -> None:

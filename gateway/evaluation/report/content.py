@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from gateway.evaluation.checker import Checker
+from gateway.evaluation.anew import judged_anew
 from gateway.evaluation.errors import StoreError
-from gateway.evaluation.runner import said_right
 from gateway.evaluation.store import StoredRun
 from gateway.settings import config_dir
 from strategies.evaluation.advice import Advice, Comparison, advise, compare, corrected
@@ -25,7 +24,6 @@ from strategies.evaluation.hypotheses import (
     weak_early,
 )
 from strategies.evaluation.published import Published, published_from
-from strategies.evaluation.records import Record, scored
 from strategies.evaluation.summary import Cell, Grid, Price, StructureRow, cells, grid_of, structure_rows
 
 
@@ -65,7 +63,7 @@ class Content:
 
 def build(run: StoredRun, rescore: bool = True, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Content:
     """rescore: judge every answer anew, as far as its question is known. Raises StoreError."""
-    grid = grid_of(_judged(run) if rescore else run.answers.by_key.values(), run.paths, run.tasks)
+    grid = grid_of(judged_anew(run) if rescore else run.answers.by_key.values(), run.paths, run.tasks)
     if not grid.records:
         raise StoreError(f"{run.path}: nothing was answered yet")
     prices = {model: Price(*pair) for model, pair in run.notes.get("prices", {}).items()}
@@ -97,18 +95,6 @@ def _pairs(grid: Grid) -> list[Comparison]:
                 best[structure] = share, wiring
     chosen = [wiring for _, wiring in best.values()]
     return corrected([c for i, b in enumerate(chosen) for c in compare(grid, chosen[:i], b)])
-
-
-def _judged(run: StoredRun) -> list[Record]:
-    found = []
-    with Checker() as checker:
-        for record in run.answers.by_key.values():
-            question = run.questions.get(record.task, {}).get(record.question)
-            if question is None or record.error is not None:
-                found.append(record)
-            else:
-                found.append(scored(record, question, checker.equal, said_right(record.judged)))
-    return found
 
 
 def published() -> Published:

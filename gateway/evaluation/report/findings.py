@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 from gateway.evaluation.report import plots
 from gateway.evaluation.report.blocks import NAMES, Block, Picture, Table, Text, number, p_value, percent, share_of
 from gateway.evaluation.report.content import Content
-from strategies.evaluation.advice import Comparison
+from strategies.evaluation.advice import ALPHA, Comparison
 from strategies.evaluation.published import claims, recompute
+from strategies.evaluation.statistics import holm
+
+ENOUGH_GROUPS = 8
+"""To tell an interval over them."""
 
 
 def differences(content: Content) -> list[Block]:
@@ -61,23 +67,25 @@ def order(content: Content) -> list[Block]:
                 f"{percent(o.lowest)} to {percent(o.highest)}",
                 f"{o.test.q:.2f}",
                 p_value(o.test.p),
+                p_value(p),
             )
-            for o in content.orders
+            for o, p in zip(content.orders, holm([o.test.p for o in content.orders]), strict=True)
         )
-        shown = [o for o in content.orders if o.test.p < 0.05]
+        adjusted = holm([o.test.p for o in content.orders])
+        shown = [o for o, p in zip(content.orders, adjusted, strict=True) if p < ALPHA]
         said = (
             "Orders differ, beyond chance, in " + ", ".join(f"{NAMES[o.structure]} on {o.task}" for o in shown) + "."
             if shown else "No order is shown to matter: differences between orders are within what chance makes of so many questions."
         )  # fmt: skip
         note = (
-            "Cochran's Q over the different orders of a structure; p by permutation within questions, not corrected for "
-            "the number of rows."
+            "Cochran's Q over the different orders of a structure; p by permutation within questions. Corrected: for the number of "
+            "rows (Holm)."
         )
         blocks += [
             Text(said),
             Table(
                 "Orders against each other",
-                ("task", "structure", "orders", "lowest to highest", "Q", "p"),
+                ("task", "structure", "orders", "lowest to highest", "Q", "p", "corrected"),
                 rows,
                 note,
                 texts=2,
@@ -86,7 +94,8 @@ def order(content: Content) -> list[Block]:
     if content.weak:
         placed = tuple(
             (NAMES[w.structure], w.model, ", ".join(f"{place + 1}: {percent(share)}" for place, share in w.shares),
-             f"{100 * w.difference:+.1f} ({100 * w.low:+.1f} to {100 * w.high:+.1f})", str(w.questions))
+             f"{100 * w.difference:+.1f}" + ("" if math.isnan(w.low) else f" ({100 * w.low:+.1f} to {100 * w.high:+.1f})"),
+             str(w.questions))
             for w in content.weak
         )  # fmt: skip
         note = (
@@ -111,7 +120,7 @@ def pace(content: Content) -> list[Block]:
         return []
     rows = tuple(
         ("|".join(g.members), number(g.ms), f"{g.slowest} {g.slowest_ms:.1f}", f"{g.to_slowest:.2f}", number(g.sum_ms), f"{g.to_sum:.2f}",
-         number(g.waiting_ms), number(g.own_ms, "{:.3f}".format), share_of(g.own_ms, g.waiting_ms))
+         number(g.waiting_ms), number(g.own_ms, "{:.3f}".format), share_of(g.own_ms, g.ms))
         for g in slowest.groups
     )  # fmt: skip
     columns = (
@@ -126,25 +135,23 @@ def pace(content: Content) -> list[Block]:
         "of the step",
     )
     note = (
-        "A step writes one piece of text (about a token of English). Members: median ms per token where they write alone in this run. "
-        "Waiting: for the members' forward passes, and the way there and back. Own work: choosing the piece and handing it "
-        "on (aggregation)."
+        "A step writes one piece of text (about a token of English); steps behind the first. Members: median ms per token where they write "
+        "alone in this run. Waiting (mean): for the members' forward passes, and the way there and back. Own work (mean): choosing the "
+        "piece and handing it on (aggregation). Requests that were asked side by side shared the models' time: then a step may take "
+        "less than its slowest member took at other moments."
     )
     blocks: list[Block] = [Table("One step of a group", columns, rows, note)]
     for name, fit in (("the slowest member", slowest.by_slowest), ("the sum of the members", slowest.by_sum)):
         if fit is not None:
-            blocks.append(
-                Text(
-                    f"Over {fit.points} groups a step takes {fit.slope:.2f} times {name} (95 % {fit.low:.2f} to {fit.high:.2f})."
-                )
-            )
+            sure = f" (95 % {fit.low:.2f} to {fit.high:.2f})" if fit.points >= ENOUGH_GROUPS else ""
+            blocks.append(Text(f"Over {fit.points} groups a step takes {fit.slope:.2f} times {name}{sure}."))
     paper = content.published.step
     blocks.append(
         Text(
             f"The source experiment, every model on a machine of its own: slowest branch {paper['slowest branch']:g} ms, "
             f"{paper['slowest branch %']:g} % of the step; "
             f"transfer {paper['transfer']:g} ms; aggregation {paper['aggregation']:g} ms. Models that share a processor "
-            f"cannot have that: there the sum is what counts."
+            f"take its time from each other, so that there the sum counts as well."
         )
     )
     if picture := plots.pace(content):
@@ -176,9 +183,10 @@ def flow(content: Content) -> list[Block]:
         for s in sorted(content.writers, key=lambda s: -s.gain)
     )
     lost, repaired = sum(s.lost for s in content.steps), sum(s.repaired for s in content.steps)
+    kept, wrong = sum(s.kept for s in content.steps), sum(s.wrong for s in content.steps)
     said = (
-        f"Later stages put {repaired} answers right and lost {lost} that had been right: "
-        f"{'a gain' if repaired > lost else 'a loss'} of {abs(repaired - lost)}."
+        f"Of {kept + lost} right texts that were handed on to a later stage {lost} were lost there; of {wrong + repaired} wrong ones "
+        f"{repaired} were put right."
     )
     blocks: list[Block] = [Text(said)]
     if picture := plots.flow(content):
@@ -223,5 +231,6 @@ def published(content: Content) -> list[Block]:
         Table("What its hundred questions "
             "show", ("task", "structure", "against", "right, %", "difference, points (95 %)", "shown"), claimed,
               "Newcombe's interval for two separate samples: the answers question by question were not printed, so no paired "
-                  "test is possible.", texts=3),
+                  "test is possible. Not corrected for the number of rows, and the best of all orders was chosen on these questions: both "
+                  "flatter it.", texts=3),
     ]  # fmt: skip

@@ -76,4 +76,4 @@ def _latex_table(table: Table) -> str:
 
 
 def _tex(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in text)
+    return "".join(_LATEX.get(c, c) for c in text).replace("--", "-{}-")  # which would become a dash

@@ -30,19 +30,24 @@ class Point:
 
 def points(content: Content) -> list[Point]:
     """Of every wiring that was asked, over the questions that it answered."""
-    found = []
+    found, money = [], in_money(content)
     for wiring in content.grid.wirings:
         mine = [c for c in content.cells if c.wiring == wiring and c.answered]
         if mine:
             right, asked = sum(c.right for c in mine), sum(c.answered for c in mine)
             low, high = wilson(right, asked)
             tokens = mean([c.prompt_tokens + c.completion_tokens for c in mine])
-            costs = [c.cost for c in mine if c.cost is not None]
-            cost = mean(costs) if content.prices and len(costs) == len(mine) else tokens
+            cost = mean([c.cost or 0.0 for c in mine]) if money else tokens
             found.append(
                 Point(wiring, mine[0].structure, right / asked, low, high, mean([c.seconds for c in mine]), cost)
             )
     return found
+
+
+def in_money(content: Content) -> bool:
+    """Whether every answer has a price: else tokens are what all can be compared by."""
+    answered = [c for c in content.cells if c.answered]
+    return bool(content.prices) and all(c.cost is not None for c in answered)
 
 
 def frontier(found: Sequence[Point], by_cost: bool = False) -> list[Point]:
@@ -67,7 +72,7 @@ def pareto(content: Content, by_cost: bool = False) -> str:
     unit = (
         "seconds a question"
         if not by_cost
-        else ("money a question" if content.prices else "tokens a question, read and written")
+        else ("money a question" if in_money(content) else "tokens a question, read and written")
     )
     plot = Plot(350, f"Accuracy against {unit}")
     bottom = legend(plot, [(ORDER.index(s), NAMES[s]) for s in ORDER if any(p.structure == s for p in found)], 16)

@@ -29,7 +29,7 @@ def data(content: Content, texts: bool = True) -> dict[str, Any]:
                 {
                     "id": name,
                     "text": (known.text if texts else "") if known is not None else "",
-                    "answer": some.expected if some is not None else "",
+                    "answer": some.expected if some is not None and texts else "",
                     "cells": [None if r is None else _record(r, longest) for r in records],
                 }
             )
@@ -43,12 +43,12 @@ def _record(record: Record, longest: int) -> dict[str, Any]:
         return {"o": "failed", "error": record.error}
     value: dict[str, Any] = {
         "o": record.outcome,
-        "given": record.given,
+        "given": record.given if longest else None,
         "seconds": round(record.seconds, 2),
         "finish": record.finish_reason,
         "course": course(record).said,
     }
-    if record.judged is not None:
+    if record.judged is not None and longest:
         value["judged"] = record.judged
     stages = record.stages
     if stages:
@@ -71,7 +71,7 @@ def _stage(stage: StageRecord, longest: int) -> dict[str, Any]:
         "wrote": wrote,
         "finish": stage.finish_reason,
         "right": stage.right,
-        "given": stage.given,
+        "given": stage.given if longest else None,
     }
     if stage.fusion:
         keys = ("pieces", "certified", "looked_up", "uncertified", "drift")

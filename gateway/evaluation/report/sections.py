@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from gateway.evaluation.report import plots
 from gateway.evaluation.report.blocks import (
@@ -21,7 +22,7 @@ from gateway.evaluation.report.blocks import (
 from gateway.evaluation.report.content import Content
 from gateway.evaluation.report.findings import differences, flow, order, pace, published
 from strategies.evaluation.advice import Advice
-from strategies.evaluation.summary import ALL, Cell, mean
+from strategies.evaluation.summary import ALL, Cell, StructureRow, mean
 
 
 def sections(content: Content) -> list[Section]:
@@ -64,7 +65,7 @@ def _recommendation(content: Content) -> list[Block]:
             "Every wiring over all questions; bars are 95 % intervals. The line joins those that no other one beats in both.",
         )
     )
-    unit = "money" if content.prices else "tokens"
+    unit = "money" if plots.in_money(content) else "tokens"
     blocks.append(Picture(f"pareto-{unit}", plots.pareto(content, by_cost=True), f"The same against {unit}."))
     return [block for block in blocks if not (isinstance(block, Picture) and not block.svg)]
 
@@ -103,6 +104,8 @@ def _accuracy(content: Content) -> list[Block]:
             theirs.add(len(rows))
             rows.append(printed)
     note = "Right answers in % / mean seconds a question. Best: the path that was right most often, chosen on these same questions."
+    if (at_once := max((int(s.get("concurrency", 1)) for s in content.run.notes.get("sittings", ())), default=1)) > 1:
+        note += f" Up to {at_once} questions were asked at a time: the seconds are no single user's."
     if theirs:
         note += " Rows in italics: the source experiment, other models on other questions of the same kind."
     table = Table(
@@ -155,15 +158,15 @@ def _spread(content: Content) -> list[Block]:
             )
             paths = f"{row.paths}" + (f" ({row.distinct} different)" if row.distinct != row.paths else "")
             rows.append(
-                (NAMES[row.structure], paths, with_deviation(100 * row.mean, 100 * row.sd), with_deviation(row.seconds, row.seconds_sd),
+                (NAMES[row.structure], paths, *_with_deviations(row),
                  f"{row.best}: {percent(row.best_share)}", percent(row.held_out), told)
             )  # fmt: skip
     if not rows:
         return []
     note = (
-        "Mean ± σ over paths, every order counted. Held out: the path that is best on one half of the questions, looked at "
-        "on the other half "
-        "(mean of 200 splits): what choosing the best path is really worth. Source: its accuracy and seconds over paths."
+        "Mean ± σ over paths, every order counted (mirrors are alike). Held out: the path that is best on one half of the questions, "
+        "looked at on the other half (mean of 200 splits): what choosing the best path is really worth. Source: its accuracy and "
+        "seconds over paths."
     )
     columns = ("structure", "paths", "right, %", "seconds", "best path", "held out", "source")
     return [
@@ -182,6 +185,13 @@ def _spread(content: Content) -> list[Block]:
     ]
 
 
+def _with_deviations(row: StructureRow) -> tuple[str, str]:
+    """Without them where all paths are one: its copies do not spread."""
+    if row.distinct == 1:
+        return number(100 * row.mean), number(row.seconds)
+    return with_deviation(100 * row.mean, 100 * row.sd), with_deviation(row.seconds, row.seconds_sd)
+
+
 def _paths(content: Content) -> list[Block]:
     grid = content.grid
     printed = _printed_paths(content)
@@ -194,10 +204,13 @@ def _paths(content: Content) -> list[Block]:
             for c in found
         ]
         known = [c for c in found if c is not None]
+        whole = len(known) == len(
+            found
+        )  # a mean over other tasks than its neighbours' would stand there as if it were theirs
         row += [
-            percent(mean([c.share for c in known])),
-            number(mean([c.seconds for c in known])),
-            number(mean([c.completion_tokens for c in known])),
+            percent(mean([c.share for c in known])) if whole else "-",
+            number(mean([c.seconds for c in known])) if whole else "-",
+            number(mean([c.completion_tokens for c in known])) if whole else "-",
         ]
         rows.append(tuple(row))
         if wiring in printed:
@@ -277,6 +290,7 @@ def _method(content: Content) -> list[Block]:
         ("answers", f"{sum(c.answered for c in content.cells)}, {content.failed} failed, {content.incomplete} missing"),
         ("settings", ", ".join(f"{key} {value}" for key, value in settings.value().items() if value is not None)),
         ("machine", ", ".join(f"{key} {value}" for key, value in machine.items() if value not in (None, ""))),
+        *((f"sitting {place}", _sitting(told)) for place, told in enumerate(run.notes.get("sittings", ()), 1)),
         ("corresponding models", ", ".join(f"{ours} = {theirs}" for ours, theirs in content.corresponds.items())),
         (
             "prices, per million tokens read / written",
@@ -286,3 +300,14 @@ def _method(content: Content) -> list[Block]:
         ("made", content.made),
     ]
     return [Table("Run", ("what", "value"), tuple((name, value) for name, value in facts if value), texts=2)]
+
+
+def _sitting(told: Mapping[str, Any]) -> str:
+    """Of a run over several: when, at how many questions at a time, and what was another machine or code than the one before."""
+    machine = told.get("machine") or {}
+    parts = [
+        str(told.get("began", "")),
+        f"{told.get('concurrency', 1)} at a time",
+        *(f"{k} {machine[k]}" for k in ("cpu", "commit") if machine.get(k)),
+    ]
+    return ", ".join(part for part in parts if part)
