@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from gateway.builders import Builders
 from gateway.cli.check import complain, read_config, say
 from gateway.observability.logs import setup_logs
 from gateway.settings import Loaded, SettingsError
+from gateway.settings.schema import VLLMModel
 from gateway.weights import WeightsError
 from strategies.engine.drafting.noise import Difference, Noise, measure
 
@@ -32,11 +35,11 @@ def check_drafts(config: Path | None) -> int:
 
 
 async def _check(loaded: Loaded) -> int:
-    build, failed, console = Builders(loaded), False, Console(highlight=False)
-    for name in loaded.settings.models:
-        say(f"measuring {name} …")
+    failed, console = False, Console(highlight=False)
+    for name, shown, alone in _servers(loaded):
+        say(f"measuring {shown} …")
         try:
-            entry = await build(name)
+            entry = await Builders(alone)(name)
             try:
                 backend = entry.backend
                 can = entry.why_not_fused is None and isinstance(backend, TokenBackend)
@@ -44,11 +47,11 @@ async def _check(loaded: Loaded) -> int:
             finally:
                 await entry.backend.aclose()
         except (BackendError, WeightsError) as error:
-            say(f"{name}: {error}")
+            say(f"{shown}: {error}")
             failed = True
             continue
         if noise is None:
-            console.print(f"{name}\n  is sent no drafts", markup=False)
+            console.print(f"{shown}\n  is sent no drafts", markup=False)
             continue
         held, advice = verdict(noise, getattr(loaded.settings.models[name], "draft_noise", None))
         failed = failed or not held
@@ -61,9 +64,25 @@ async def _check(loaded: Loaded) -> int:
             "so": advice,
         }
         console.print(
-            name, *(f"  {what:<21}{told}" for what, told in lines.items()), sep="\n", markup=False, soft_wrap=True
+            shown, *(f"  {what:<21}{told}" for what, told in lines.items()), sep="\n", markup=False, soft_wrap=True
         )
     return 1 if failed else 0
+
+
+def _servers(loaded: Loaded) -> Iterator[tuple[str, str, Loaded]]:
+    """Every model, its name to show, and the configuration to build it from: one server at a time, since each may round in its own way."""
+    for name, model in loaded.settings.models.items():
+        urls = model.urls if isinstance(model, VLLMModel) else []
+        if len(urls) < 2:
+            yield name, name, loaded
+            continue
+        for url in urls:
+            models = {**loaded.settings.models, name: model.model_copy(update={"urls": [url]})}
+            yield (
+                name,
+                f"{name} at {url}",
+                replace(loaded, settings=loaded.settings.model_copy(update={"models": models})),
+            )
 
 
 def verdict(noise: Noise, said: float | None) -> tuple[bool, str]:

@@ -10,7 +10,8 @@ import pytest
 
 from backends.fake import FakeBackend, FakeSettings
 from backends.types import TopK
-from gateway.cli.draft_check import check_drafts, verdict
+from gateway.cli.draft_check import _servers, check_drafts, verdict
+from gateway.settings import load
 from strategies.engine.drafting.noise import LENGTHS, QUESTIONS, Difference, Noise, measure
 
 SAYS = "rain and sun " * 30
@@ -67,7 +68,8 @@ def test_differences() -> None:
 
 
 def test_what_is_said_of_it() -> None:
-    exact, off, lost = Noise(), Noise(), Noise()
+    assert not Noise().exact  # nothing was seen
+    exact, off, lost = Noise(Difference(9), Difference(3)), Noise(), Noise()
     off.behind = Difference(3, 0.21, False, 0)
     lost.scored = Difference(3, math.inf, False, 1)
     assert verdict(exact, 0.4) == (True, "draft_noise: 0.4 is true of all this, and so is 0.0")
@@ -90,6 +92,18 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     out = " ".join(capsys.readouterr().out.split())
     assert "equal to the last bit" in out and "0.0 is true of all this" in out and "is sent no drafts" in out
     assert check_drafts(tmp_path / "none.yaml") == 2
+
+
+def test_every_server_of_a_model_is_measured_by_itself(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "models:\n"
+        "  two: {backend: vllm, urls: ['http://127.0.0.1:1/v1', 'http://127.0.0.1:2/v1']}\n"
+        "  one: {backend: fake}\n"
+    )
+    found = [(shown, alone.settings.models[name]) for name, shown, alone in _servers(load(config))]
+    assert [shown for shown, _ in found] == ["two at http://127.0.0.1:1/v1", "two at http://127.0.0.1:2/v1", "one"]
+    assert [model.urls for _, model in found[:2]] == [["http://127.0.0.1:1/v1"], ["http://127.0.0.1:2/v1"]]  # type: ignore[union-attr]
 
 
 def test_a_model_that_cannot_be_asked_is_told_and_the_others_are_measured(

@@ -68,7 +68,8 @@ class Noise:
     @property
     def exact(self) -> bool:
         """Nothing differed: `draft_noise: 0.0` was true of all that was seen."""
-        return self.scored.equal and self.behind.equal
+        seen = self.scored.places > 0 and self.behind.places > 0
+        return seen and self.scored.equal and self.behind.equal
 
     @property
     def nats(self) -> float:
