@@ -215,9 +215,10 @@ async def _gather(stack: AsyncExitStack, members: Sequence[_Member], gone: Seque
     if isinstance(fuser, QuorumPool):
         quorum = Quorum(fuser, await stack.enter_async_context(following()), opened)
     if options.drafts != "off" and (ahead := _ahead(opened, members, job, plain=_plain(fuser, chooser, guide, job))):
-        pace = Pace([one.times for one in ahead], always=options.drafts == "on", exact=not any(a.noise for a in ahead))
+        exact = not any(one.noise for one in ahead)
+        quorum = quorum if exact else None
+        pace = Pace([one.times for one in ahead], always=options.drafts == "on", exact=exact, waits=quorum is None)
         opened = [one if isinstance(one, BackendError) else each for one, each in zip(opened, ahead, strict=True)]
-        quorum = quorum if pace.exact else None
         lead = pace.exact and quorum is None  # who is not waited for needs nobody to run ahead of him
         drafts = Drafts(ahead, vocabularies, inventory, Copier(_sources(members, job)), pace, lead=lead)
     elif quorum is not None:

@@ -106,13 +106,13 @@ class Group:
         while True:
             if self._drafts is not None and any(fuser.due()):
                 await self._read_ahead(self._drafts, room)
-            due, before = fuser.due(), self.passes
+            due, before, began = fuser.due(), self.passes, time.perf_counter()
             calls = [(member, self.visit(member, nodes)) for member, nodes in enumerate(due) if nodes]
             await self._round(calls, [len(due[member]) * self._expected(member, 1) for member, _ in calls])
-            if self._drafts is not None and any(due):
-                self._drafts.stepped(self.passes - before)
             while wanted := self._wants():
                 await self._supply(wanted)
+            if self._drafts is not None and any(due):
+                self._drafts.stepped(self.passes - before, time.perf_counter() - began if self.pieces else None)
             if not any(fuser.due()):
                 return
 
@@ -126,15 +126,12 @@ class Group:
             raise
 
     async def _early(self, quorum: Quorum, room: int | None) -> None:
-        began, before = time.perf_counter(), self.passes
-        lagging, due = quorum.lagging, self.fuser.due()
-        if self._drafts is not None and any(due):
-            here = [() if member in lagging else nodes for member, nodes in enumerate(due)]
-            if lagging and self._plans(self._drafts, here, room):
-                await quorum.level()  # a draft pays, and all read it together
-            if lagging.isdisjoint(quorum.lagging):
-                await self._read_ahead(self._drafts, room)
-            before = self.passes
+        drafts, due = self._drafts, self.fuser.due()
+        if drafts is not None and any(due):
+            await self._read_ahead_together(drafts, quorum, due, room)
+        began = start = time.perf_counter()
+        here = [ahead for member, ahead in enumerate(self._ahead) if member not in quorum.lagging]
+        before = _passes(here)
         while True:
             try:
                 await quorum.gather(everybody=self._may_widen(quorum))
@@ -144,8 +141,31 @@ class Group:
                 break
             await self._supply(wanted)
             began = time.perf_counter()
-        if self._drafts is not None and any(due):
-            self._drafts.stepped(self.passes - before)
+        if drafts is not None and any(due):
+            drafts.stepped(_passes(here) - before, time.perf_counter() - start if self.pieces else None)
+
+    async def _read_ahead_together(
+        self, drafts: Drafts, quorum: Quorum, due: Sequence[Sequence[Node]], room: int | None
+    ) -> None:
+        """If a draft pays, who is behind is waited for first: all read it together."""
+        behind = quorum.lagging
+        if any(self.places[member] is None for member in behind):
+            return  # nobody knows how long a prompt takes
+        if behind:
+            here = [() if member in behind else nodes for member, nodes in enumerate(due)]
+            late = max(
+                2 * self._expected(member, 1) for member in behind
+            )  # a pass under way, and one over what was missed
+            if not self._plans(drafts, here, room, late):
+                return
+            began = time.perf_counter()
+            try:
+                await quorum.level()
+            finally:
+                seconds = time.perf_counter() - began
+                self.waited += seconds
+                drafts.waited(seconds)
+        await self._read_ahead(drafts, room)
 
     async def _supply(self, wanted: Sequence[Lookup]) -> None:
         """Have the fuser's wishes looked up."""
@@ -227,6 +247,8 @@ class Group:
         if self._quorum is not None:  # it has left where it stands
             said -= self._ended + self._quorum.fuser.behind(member)
             self._quorum.left(member)
+        if self._drafts is not None:
+            self._drafts.left(member)
         self.fuser.drop(member)
         self.dropped.append(dropped(error, self.branches[member], said))
         await self._on_drop(self.dropped[-1])
@@ -308,9 +330,9 @@ class Group:
         rows = await self._round(calls, [self._expected(plan.member, 1 + len(plan.draft)) for plan in plans])
         drafts.scored(plans, rows, time.perf_counter() - began)
 
-    def _plans(self, drafts: Drafts, due: Sequence[Sequence[Node]], room: int | None) -> list[Plan]:
+    def _plans(self, drafts: Drafts, due: Sequence[Sequence[Node]], room: int | None, late: float = 0.0) -> list[Plan]:
         live = [member for member, session in enumerate(self.sessions) if session is not None]
-        return drafts.plan(due, self.places, live, bytes(self._said), room)
+        return drafts.plan(due, self.places, live, bytes(self._said), room, late)
 
     async def read_said(self, member: int, nodes: Sequence[Node], pieces: Sequence[int]) -> None:
         """See `strategies.engine.quorum.Steps`. Only where scored drafts are as good as single steps."""
@@ -393,6 +415,10 @@ class Group:
         finally:
             if ahead is not None:
                 self.passes += ahead.passes - before
+
+
+def _passes(sessions: Sequence[Ahead | None]) -> int:
+    return sum(0 if session is None else session.passes for session in sessions)
 
 
 def dropped(error: BackendError, branch: int, piece: int) -> Dropped:

@@ -158,6 +158,8 @@ async def test_a_member_that_fails_in_a_draft_leaves_as_ever(monkeypatch: pytest
     text = TEXTS[0]
     monkeypatch.setattr("strategies.engine.fused.Copier", lambda _: Guesser(text.encode(), frozenset()))
     fault = Fault(on="token", of="session", after=1)  # the first pass after the prompt is a draft
+    left: list[int] = []
+    monkeypatch.setattr("strategies.engine.drafting.Pace.left", lambda self, member: left.append(member))
     for failing in ("fail", "drop"):
         entries = {
             name: Entry(FakeBackend(name, FakeSettings(answer=text, faults=(fault,) if name == "b" else ())))
@@ -170,6 +172,7 @@ async def test_a_member_that_fails_in_a_draft_leaves_as_ever(monkeypatch: pytest
             continue
         report = last(await run_it)
         assert [(gone.model, gone.piece) for gone in report.dropped] == [("b", 1)]
+        assert left == [1]  # its passes are no more reckoned with
         assert report.drafts is not None
         assert report.drafts.accepted > 0
         plain = last(await events_of(Catalog({n: e for n, e in entries.items() if n != "b"}), "a|c", "off"))
@@ -202,6 +205,27 @@ async def test_a_draft_that_does_not_fit_ends_nothing_early(monkeypatch: pytest.
         found.append(await events_of(Catalog(entries), "a|b", mode))
     assert last(found[0]).finish_reason == "length"
     assert list(map(bare, found[0])) == list(map(bare, found[1]))
+
+
+@pytest.mark.parametrize("recall", [True, False])
+async def test_a_round_that_needed_a_pass_for_what_it_looked_up_is_not_spared(
+    recall: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where earlier places of a draft can't be asked about, each one of these is stepped again."""
+    text = TEXTS[0]
+    monkeypatch.setattr("strategies.engine.fused.Copier", lambda _: Guesser(text.encode(), frozenset()))
+    passes = []
+    for mode in ("off", "on"):
+        entries = {
+            name: Entry(FakeBackend(name, FakeSettings(answer=text, seed=n, recall=recall)))
+            for n, name in enumerate("ab")
+        }
+        report = last(await events_of(Catalog(entries), "a|b", mode, logprobs=5, top_k=20))
+        assert report.meters is not None
+        passes.append(report.meters.passes)
+    assert report.drafts is not None
+    assert (report.drafts.spared > 10) == recall
+    assert 2 * report.drafts.spared <= max(0, passes[0] - passes[1])
 
 
 async def test_whoever_takes_no_drafts_is_stepped() -> None:

@@ -365,3 +365,29 @@ async def test_drafts_are_read_by_all_and_nobody_waits_between_them() -> None:
     assert drafts is not None
     assert drafts.spared > 10  # the second half is the first one again
     assert quorum_of(early).pieces > 5
+    assert (last(early).waited or 0.0) < last(early).seconds  # no moment twice
+
+
+class NeverFits:
+    """Guesses what nobody says."""
+
+    def guess(self, said: bytes, most: int) -> bytes:
+        return (b" zq" * most)[:most]
+
+
+async def test_drafts_do_not_cost_what_not_waiting_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a draft costs the late one no more than a step does not make it cheap for a group that waits for no step of it."""
+    monkeypatch.setattr("strategies.engine.fused.Copier", lambda _: NeverFits())
+    text = "The answer is 12 because 中国 is the answer, and there are two of them. " * 4
+
+    def make(rng: random.Random) -> Catalog:
+        values = [
+            FakeSettings(answer=text, seed=n, confidence=0.9, delay=d) for n, d in enumerate((0.004, 0.004, 0.012))
+        ]
+        return Catalog({name: Entry(FakeBackend(name, value)) for name, value in zip("abc", values, strict=True)})
+
+    _, early = await both(random.Random(1), make, "a|b|c", drafts="auto", sampling=Sampling(max_tokens=60))
+    drafts = last(early).drafts
+    assert drafts is not None
+    assert drafts.passes < 10
+    assert quorum_of(early).pieces > 30

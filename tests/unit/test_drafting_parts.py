@@ -101,6 +101,48 @@ def test_drafts_that_never_fit_cost_a_few_percent_at_most() -> None:
             assert lost <= 0.025 * steps * 0.018 + 2 * 0.018
 
 
+def test_who_has_left_a_group_sets_no_price() -> None:
+    """Its passes were slow, and cost the same however long: for it any draft was free. For who is left none is."""
+    gone, left = PassTimes(), PassTimes()
+    for tokens, slow, quick in ((1, 1.0, 0.01), (2, 1.0, 0.015), (17, 1.0, 0.09)):
+        gone.took(tokens, slow)
+        left.took(tokens, quick)
+    pace, spent = Pace([left, gone], always=False, exact=True), 0.0
+    pace.offer("copied")
+    pace.left(1)
+    for _ in range(500):
+        width = pace.offer("copied").width
+        spent += 0.01 + 0.005 * width
+        if width:
+            pace.drafted("copied", width, 0, 0, 0.01 + 0.005 * width)
+        else:
+            pace.stepped()
+    assert spent <= 1.025 * 500 * 0.01 + 2 * 0.01
+
+
+def test_what_a_group_that_does_not_wait_pays_for_a_step_is_the_price_of_drafts() -> None:
+    """The slowest member's passes cost nothing more with a draft in them, but the group does not wait for them, nor for who is behind."""
+    times = PassTimes()
+    for tokens in (1, 2, 17):
+        times.took(tokens, 0.012)
+    pace, spent, rounds = Pace([times], always=False, exact=True, waits=False), 0.0, 0
+    for number in range(2000):
+        late = 0.024 if number % 3 else 0.0
+        if width := pace.offer("copied", late).width:
+            pace.waited(late)
+            pace.drafted("copied", width, 0, 0, 0.012)
+            spent += late + 0.012
+        else:
+            pace.stepped(0.004)
+            rounds += 1
+            spent += 0.004
+    assert rounds < 2000  # it is tried
+    assert spent <= 1.025 * 2000 * 0.004 + 3 * 0.012
+    for _ in range(3):
+        pace.drafted("copied", 16, 16, 16, 0.012)
+    assert pace.offer("copied").width > 8
+
+
 def test_a_pace_that_did_not_pay_is_tried_again_and_picks_up() -> None:
     pace = paced(0.018, 0.031)
     for _ in range(30):

@@ -86,13 +86,15 @@ class Drafts:
         live: Sequence[int],
         said: bytes,
         room: int | None,
+        late: float = 0.0,
     ) -> list[Plan]:
-        """due: as the fuser says. places: where the sessions stand. live: members that are left. room: pieces that may still be said."""
+        """due: as the fuser says. places: where the sessions stand. live: members that are left. room: pieces that may still be said.
+        late: seconds that it may take until all who are behind can read it, too."""
         waiting = self._waiting(due, places, live)
         if not waiting:
             return []
         self._settle()
-        offers = {name: self._pace.offer(name) for name in self._proposers}
+        offers = {name: self._pace.offer(name, late) for name in self._proposers}
         for name in sorted(offers, key=offers.__getitem__, reverse=True):  # of equal ones the first stays first
             offer = offers[name]
             width = offer.width if room is None else min(offer.width, room - 1)
@@ -152,11 +154,20 @@ class Drafts:
             if self.sessions[plan.member].noise:
                 self.sessions[plan.member].trust(count)
 
-    def stepped(self, passes: int) -> None:
-        """A round of steps is over; it took so many passes."""
+    def waited(self, seconds: float) -> None:
+        """It took so long until all who were behind could read a draft."""
+        self._pace.waited(seconds)
+
+    def left(self, member: int) -> None:
+        """The group goes on without this member."""
+        self._pace.left(member)
+
+    def stepped(self, passes: int, seconds: float | None) -> None:
+        """A round of steps is over, with what was looked up in it. It took so many passes, of those who are not behind, and so long; None:
+        it was the first one."""
         if passes:
             if not self._tokens:
-                self._pace.stepped()
+                self._pace.stepped(seconds)
         else:
             self._rounds += 1
 

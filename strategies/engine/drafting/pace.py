@@ -12,6 +12,11 @@ While nobody has made a pass over several tokens, it is hoped that the further o
 
 Guarantee. A balance in seconds: every single step pays `INCOME` of itself in, every draft what it gained or lost. A draft is made only
 if the balance covers it being wrong from its first token on; so drafts cost at most `INCOME` of the whole time and one step.
+
+A group that does not wait for everybody (`strategies.engine.quorum`) pays less for a step than its slowest member's pass: what its rounds
+took is the price there. Before a draft it waits until everybody has caught up, which the balance has to cover, too; it begins with what
+that may take once, `CATCHING_UP` steps of the slowest. What is expected of a draft leaves that out: where drafts fit, nobody falls behind
+between them. Who leaves a group is not reckoned with any more, and the balance shrinks as steps do.
 """
 
 from __future__ import annotations
@@ -27,7 +32,11 @@ WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Tokens of a draft, those that are weighed against each other."""
 INCOME = 0.02
 MOST = 16.0
-"""Steps that the balance may hold."""
+"""Steps of the slowest member that the balance may hold."""
+CATCHING_UP = 3
+"""Such steps that the first draft of a group that does not wait may take: one under way, one over what was missed, and the draft."""
+SEEN = 4
+"""Rounds of such a group that are timed before its first draft: with drafts all the time it would never be known what they spare."""
 FADING = 0.85
 """How much every earlier draft counts in what is expected of the next, per draft since."""
 HOPE, HOPED = 0.8, 2.0
@@ -84,56 +93,83 @@ class Yield:
 
 class Pace:
     """See the module. times: of the group's members. always: drafts are as long as they may be, whatever they cost. exact: scored
-    distributions are equal to single steps'."""
+    distributions are equal to single steps'. waits: for everybody, at every step."""
 
-    __slots__ = ("_balance", "_times", "_yields", "always", "exact")
+    __slots__ = ("_balance", "_rounds", "_seen", "_times", "_yields", "always", "exact")
 
-    def __init__(self, times: Sequence[PassTimes], *, always: bool, exact: bool) -> None:
-        self._times = times
+    def __init__(self, times: Sequence[PassTimes], *, always: bool, exact: bool, waits: bool = True) -> None:
+        self._times = dict(enumerate(times))
+        self._rounds = None if waits else PassTimes()  # what rounds of steps took
+        self._seen = 0  # of them
         self.always = always
         self.exact = exact
         self._balance: float | None = None
         self._yields: defaultdict[str, Yield] = defaultdict(Yield)
 
-    def offer(self, by: str) -> Offer:
-        """What the next draft of this proposer should be like."""
+    def offer(self, by: str, late: float = 0.0) -> Offer:
+        """What the next draft of this proposer should be like. late: seconds that are waited for others before it."""
         if self.always:
             return Offer(math.inf, WIDTHS[-1])
-        step = self._seconds(1)
-        if step is None:
+        slowest = self._seconds(1)
+        if slowest is None or (self._rounds is not None and self._seen < SEEN):
             return NOTHING
         if self._balance is None:
-            self._balance = step
+            self._balance = slowest if self._rounds is None else CATCHING_UP * slowest
         its = self._yields[by]
         its.trial = False
-        offer = self._best(step, its.rate)
+        step = self._step(slowest)
+        offer = self._best(step, its.rate, late)
         if not offer.width and its.due:
             its.trial = True
-            offer = self._best(step, HOPE)
+            offer = self._best(step, HOPE, late)
         return offer
 
-    def stepped(self) -> None:
-        """A step without a draft was made."""
+    def stepped(self, seconds: float | None = None) -> None:
+        """A step without a draft was made, in so long; None: it read the prompt."""
         for its in self._yields.values():
             its.since += 1
-        if self._balance is not None and (step := self._seconds(1)) is not None:
-            self._balance = min(MOST * step, self._balance + INCOME * step)
+        if self._rounds is not None and seconds is not None:
+            self._rounds.took(1, seconds)
+            self._seen += 1
+        if self._balance is not None and (slowest := self._seconds(1)) is not None:
+            self._pay(INCOME * self._step(slowest), slowest)
+
+    def waited(self, seconds: float) -> None:
+        """For those who were behind, so that all can read a draft."""
+        if self._balance is not None:
+            self._balance -= seconds
+
+    def left(self, member: int) -> None:
+        """The group goes on without this one: by its place among the times."""
+        before = self._seconds(1)
+        self._times.pop(member, None)
+        if self._balance is not None and before and (slowest := self._seconds(1)) is not None:
+            self._balance *= slowest / before
 
     def drafted(self, by: str, tokens: int, confirmed: int, spared: int, seconds: float) -> None:
         """This proposer's draft of so many tokens was scored in so long; so many of its first ones were said, and so many steps were
         spared."""
         its = self._yields[by]
         its.drafted(tokens, confirmed)
-        step = self._seconds(1)
-        if self._balance is None or step is None:
+        slowest = self._seconds(1)
+        if self._balance is None or slowest is None:
             return
-        gain = (1 + spared) * step - seconds
-        self._balance = min(MOST * step, self._balance + gain)
+        gain = (1 + spared) * self._step(slowest) - seconds
+        self._pay(gain, slowest)
         if its.trial:
             its.judge(gain)
 
-    def _best(self, step: float, rate: float) -> Offer:
-        best, known = NOTHING, all(times.tried for times in self._times)
+    def _pay(self, seconds: float, slowest: float) -> None:
+        assert self._balance is not None
+        self._balance = min(MOST * slowest, self._balance + seconds)
+
+    def _step(self, slowest: float) -> float:
+        """What the group pays for a step."""
+        seen = None if self._rounds is None else self._rounds.step
+        return slowest if seen is None else seen
+
+    def _best(self, step: float, rate: float, late: float) -> Offer:
+        best, known = NOTHING, all(times.tried for times in self._times.values())
         spared = 0.0 if self.exact else -1.0
         chance, at = 1.0, 0
         assert self._balance is not None
@@ -143,7 +179,7 @@ class Pace:
                 spared += chance
                 at += 1
             seconds = self._seconds(width + 1)
-            if seconds is None or seconds + (0.0 if self.exact else step) - step > self._balance:
+            if seconds is None or late + seconds + (0.0 if self.exact else step) - step > self._balance:
                 break
             ratio = (1.0 + spared) * step / (seconds if known else step)
             if ratio > best.ratio:
@@ -152,6 +188,6 @@ class Pace:
 
     def _seconds(self, tokens: int) -> float | None:
         """Of a pass of the slowest member. None: not all of them are known yet."""
-        each = [times.expected(tokens) for times in self._times]
+        each = [times.expected(tokens) for times in self._times.values()]
         known = [seconds for seconds in each if seconds is not None]
         return max(known) if known and len(known) == len(each) else None
