@@ -13,6 +13,7 @@ import anyio
 from backends.errors import BackendError, BackendTimeout, CapabilityMissing
 from backends.protocol import DraftingSession, RoomySession, Session, WideningSession
 from backends.types import LogProbs, SomeIds, TextEnd, TextEvent, TopK, Usage
+from backends.wrappers.causes import verdict
 from backends.wrappers.guard import Guard
 from backends.wrappers.watcher import Call, Use
 
@@ -90,10 +91,14 @@ class Passage(Generic[T]):
             self._call.first()
 
     def erred(self, error: BackendError) -> None:
-        """The backend failed inside the block; this counts, whatever the block ends with."""
+        """The backend failed inside the block; this counts, whatever the block ends with.
+
+        A refusal that is no fault (there was no room) leaves open what comes later: its caller may go on without what was refused.
+        """
         if not self._settled:
-            self._settled = True
+            self._settled = verdict(error) == "fault"
             self._guard.settle(self._trial, error)
+            self._trial = False
 
     def _watched(self, value: T) -> T:
         """The value, with an eye on it where one is needed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import TypeVar
 
 import anyio.lowlevel
@@ -28,9 +29,6 @@ UNCERTAIN = 0.5
 """If more than this part of them were not, the lists are made twice as long …"""
 WIDEST = 8
 """… up to so many times what was asked for."""
-
-MOST_AHEAD = 16
-"""Steps that a leader may take in the time of one call of the others, for the deadline that it has."""
 
 
 class Group:
@@ -275,8 +273,7 @@ class Group:
         found = None if own is None else await own
         await anyio.lowlevel.checkpoint()  # the others' calls begin
         began = time.perf_counter()
-        with self._limit(member, first=False, steps=MOST_AHEAD):
-            passes = await self._drafts.run_on()
+        passes = await self._drafts.run_on(partial(self._limit, member))
         self.passes += passes
         if passes:
             self.seconds[member] += time.perf_counter() - began
@@ -363,7 +360,7 @@ class Group:
                 place, drop = place.parent, drop - 1
             self.places[plan.member] = place
         began = time.perf_counter()
-        with self._limit(plan.member, first=False, steps=1 + len(plan.draft)):
+        with self._limit(plan.member, tokens=len(append) + len(plan.draft)):
             rows = await session.read_ahead(append, plan.draft, guessed=plan.guessed)
         self.seconds[plan.member] += time.perf_counter() - began
         self.passes += rows is not None
@@ -379,7 +376,7 @@ class Group:
                 await session.rewind(drop)
             began = time.perf_counter()
             known = ahead is not None and ahead.knows(append)  # it has been rewound by now
-            with self._limit(member, first=here is None):
+            with self._limit(member, FIRST_STEP if here is None else 1.0):
                 top = await session.step(append)
             self.seconds[member] += time.perf_counter() - began
             self.places[member] = node
@@ -388,12 +385,16 @@ class Group:
             self.passes += not known
             self.fuser.feed(member, node, top)
 
-    def _limit(self, member: int, *, first: bool, steps: int = 1) -> Deadline | nullcontext[None]:
-        """steps: how many a call is in one."""
+    def _limit(self, member: int, times: float = 1.0, tokens: int = 1) -> Deadline | nullcontext[None]:
+        """times: how much longer than another step it may take. tokens: that it reads; what more than one take longer is granted."""
         seconds = self._options.member_seconds
         if seconds is None:
             return nullcontext()
-        return Deadline(self._names[member], seconds * (FIRST_STEP if first else steps))
+        if tokens > 1:
+            step = self._expected(member, 1)
+            # As long as nobody knows what they cost, as so many steps.
+            seconds += max(0.0, self._expected(member, tokens) - step) if step else seconds * (tokens - 1)
+        return Deadline(self._names[member], seconds * times)
 
     def _wants(self) -> Sequence[Lookup]:
         try:
@@ -408,7 +409,7 @@ class Group:
         assert session is not None
         before = 0 if ahead is None else ahead.passes
         try:
-            with self._limit(lookup.member, first=False):
+            with self._limit(lookup.member):
                 return await session.lookup(lookup.ids)
         except CapabilityMissing:
             return None

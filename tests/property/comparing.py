@@ -10,6 +10,7 @@ from typing import Any
 from backends.catalog import Catalog, Entry
 from backends.fake import FakeBackend, FakeSettings
 from backends.types import Message, Sampling
+from backends.wrappers import inner
 from strategies.engine import Options, run
 from strategies.engine.events import Event, Finished, StageFinished, StageReport
 from strategies.engine.options import Constraint
@@ -43,9 +44,10 @@ async def events_of(catalog: Catalog, wiring: str, drafts: str, **options: Any) 
     async with run(made, [Message("user", "Say it: 中国 the answer")], asked, catalog) as events:
         found = [event async for event in events]
     for entry in catalog.values():
-        assert isinstance(entry.backend, FakeBackend)
-        assert entry.backend.counters.sessions == 0
-        assert entry.backend.counters.opened == entry.backend.counters.closed
+        backend = inner(entry.backend)
+        assert isinstance(backend, FakeBackend)
+        assert backend.counters.sessions == 0
+        assert backend.counters.opened == backend.counters.closed
     return found
 
 

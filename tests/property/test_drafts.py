@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import anyio
 import pytest
 from comparing import ASKED, JSON, PROMPTS, TEXTS, WORDS, bare, catalog_of, events_of, last
 from hypothesis import example, given, settings
@@ -15,6 +16,7 @@ from backends.catalog import Catalog, Entry
 from backends.errors import BackendError
 from backends.fake import FakeBackend, FakeSettings, Fault
 from backends.types import Message, Sampling
+from backends.wrappers import Guard, Policy, Watcher, guarded
 from strategies.engine import Options, run
 from strategies.engine.events import Delta, Event, Finished, StageRestarted
 from strategies.fusion import FUSERS
@@ -196,15 +198,58 @@ async def test_a_member_that_fails_on_its_way_to_a_draft_leaves_as_ever(monkeypa
         assert [gone.model for gone in report.dropped] in ([], ["a"])
 
 
-async def test_a_draft_that_does_not_fit_ends_nothing_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "the answer is 12. " * 10
-    monkeypatch.setattr("strategies.engine.fused.Copier", lambda _: Guesser(text.encode(), frozenset()))
-    found = []
-    for mode in ("off", "on"):
-        entries = {name: Entry(FakeBackend(name, FakeSettings(answer=text, context=60))) for name in "ab"}
+@pytest.mark.parametrize(
+    ("room", "times"), [*((room, 10) for room in range(56, 72)), *((room, 5) for room in range(53, 68))]
+)
+async def test_a_draft_that_does_not_fit_ends_nothing_early(
+    room: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it asked for, so that nothing is counted as an error that is none. The shorter text just fits."""
+    text = "the answer is 12. " * times
+    monkeypatch.setattr("strategies.engine.fused.Copier", lambda _: Guesser(text.encode() * 2, frozenset()))
+    found, ears = [], (Ear(), Ear())
+    for mode, ear in zip(("off", "on"), ears, strict=True):
+        backends = [FakeBackend(name, FakeSettings(answer=text, context=room)) for name in "ab"]
+        entries = {one.name: Entry(guarded(one, Guard(one.name, Policy(), ear))) for one in backends}
         found.append(await events_of(Catalog(entries), "a|b", mode))
-    assert last(found[0]).finish_reason == "length"
+    assert last(found[0]).finish_reason == ("length" if times > 5 else "stop")
     assert list(map(bare, found[0])) == list(map(bare, found[1]))
+    assert ears[0].failed_with == ears[1].failed_with  # that the text ends for want of room is one
+    report = last(found[1]).drafts
+    assert report is not None
+    assert report.spared > 20  # up to the end
+
+
+class Ear(Watcher):
+    """Hears what counts as an error."""
+
+    def __init__(self) -> None:
+        self.failed_with: list[str] = []
+
+    def failed(self, model: str, cause: str) -> None:
+        self.failed_with.append(cause)
+
+
+@pytest.mark.parametrize("after", [1, 2])
+async def test_a_draft_that_hangs_is_not_waited_for_longer_than_a_step(
+    after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for what its passes were seen to take longer."""
+    text = "the answer is 12. " * 10
+    monkeypatch.setattr("strategies.engine.fused.Copier", lambda _: Guesser(text.encode(), frozenset({3})))
+    fault = Fault(of="session", after=after, action="hang")
+    entries = {
+        name: Entry(FakeBackend(name, FakeSettings(answer=text, faults=(fault,) if name == "b" else ())))
+        for name in "abc"
+    }
+    for entry in entries.values():
+        entry.times.took(1, 0.001)
+        entry.times.took(17, 0.003)
+    with anyio.fail_after(3):
+        events = await events_of(Catalog(entries), "a|b|c", "on", member_seconds=0.3, on_member_failure="drop")
+    (gone,) = last(events).dropped
+    assert gone.late
+    assert "longer than 0.30" in gone.reason
 
 
 @pytest.mark.parametrize("recall", [True, False])

@@ -6,12 +6,14 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import anyio
 import pytest
 from comparing import ASKED, TEXTS, bare, catalog_of, events_of, last
 
 from backends.catalog import Catalog, Entry
 from backends.errors import BackendError
 from backends.fake import FakeBackend, FakeSettings, Fault
+from backends.types import Sampling
 from strategies.engine.drafting import Ahead, Leader
 from strategies.fusion import FUSERS
 
@@ -124,6 +126,41 @@ async def test_a_leader_that_fails_leaves_as_ever(failing: str) -> None:
     report = last(await answer)
     assert [gone.model for gone in report.dropped] == ["a"]
     assert report.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("after", range(20, 26))
+async def test_a_leader_reads_nothing_behind_the_last_piece(after: int) -> None:
+    """What is not going to be said can't fail."""
+    fault = Fault(of="session", after=after)
+    entries = {
+        name: Entry(
+            FakeBackend(
+                name,
+                FakeSettings(
+                    answer=TEXTS[0] * 3, seed=n, confidence=0.95, delay=n * SLOW, faults=() if n else (fault,)
+                ),
+            )
+        )
+        for n, name in enumerate("ab")
+    }
+    for n, name in enumerate("ab"):
+        for tokens in (1, 2, 17):
+            entries[name].times.took(tokens, SLOW * n + SLOW / 20)
+    report = last(await events_of(Catalog(entries), "a|b", "on", sampling=Sampling(max_tokens=20)))
+    assert report.drafts is not None
+    assert report.drafts.led
+
+
+async def test_a_leader_that_hangs_ahead_of_the_others_is_late_soon() -> None:
+    """Each of its steps has as long as any other."""
+    fault = Fault(of="session", after=5, action="hang")
+    entries = {
+        name: Entry(FakeBackend(name, FakeSettings(answer=TEXTS[0], delay=n * SLOW, faults=() if n else (fault,))))
+        for n, name in enumerate("ab")
+    }
+    with anyio.fail_after(3):
+        events = await events_of(Catalog(entries), "a|b", "on", member_seconds=0.3, on_member_failure="drop")
+    assert [(gone.model, gone.late) for gone in last(events).dropped] == [("a", True)]
 
 
 async def test_a_leader_without_room_ends_nothing_early() -> None:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from backends.errors import CapabilityMissing
+from backends.errors import BackendUnavailable, CapabilityMissing
 from backends.fake import FakeBackend, FakeSettings, Fault
 from backends.passtimes import PassTimes
 from backends.protocol import DraftingSession
@@ -279,6 +279,51 @@ async def test_a_failing_pass_ahead_fails_as_a_step_does() -> None:
         await ahead.step()
         with pytest.raises(Exception, match="as scripted"):
             await ahead.read_ahead((70,), (71,))
+
+
+async def test_a_draft_has_only_the_room_that_there_is() -> None:
+    """Nobody is asked to read more than fits; what is not known has no bounds."""
+    backend = FakeBackend("a", FakeSettings(context=40))
+    async with backend.open(ASK, k=5) as session:
+        ahead = Ahead(session, PassTimes())
+        top = await ahead.step()
+        room = ahead.room((70,))
+        assert room is not None
+        assert 40 - 3 <= ahead.prompt_tokens + room + 1 <= 40
+        text = [b"x"] * len(await vocabulary_of(backend))
+        passes = 0
+        while await ahead.run_on(text):
+            passes += 1
+        assert passes == room + 1
+        assert not ahead.full
+        assert ahead.room([*ahead.beyond, 70]) == -1
+        assert int(top.ids[0]) == ahead.beyond[0]
+    backend.settings = FakeSettings(context=4096)
+    async with backend.open(ASK, k=5) as session:
+        session.__class__ = type("Unknown", (type(session),), {"context": None})
+        assert Ahead(session, PassTimes()).room((70,)) is None
+
+
+async def vocabulary_of(backend: FakeBackend) -> tuple[bytes, ...]:
+    return tuple((await backend.vocabulary()).tokens)
+
+
+async def test_a_failure_ahead_of_the_group_is_raised_where_the_session_is_needed() -> None:
+    """What was read before it is there; after that it has failed, whatever is asked of it."""
+    backend = FakeBackend("a", FakeSettings(answer="one two three"))
+    async with backend.open(ASK, k=5) as session:
+        ahead = Ahead(session, PassTimes())
+        top = await ahead.step()
+        assert await ahead.run_on([b"x"] * len(await vocabulary_of(backend)))
+        ahead.fail(BackendUnavailable("a", "Away."))
+        served = await ahead.step([int(top.ids[0])])
+        with pytest.raises(BackendUnavailable):
+            await ahead.step((70,))
+        with pytest.raises(BackendUnavailable):
+            await ahead.lookup([5])
+        with pytest.raises(BackendUnavailable):
+            await ahead.read_ahead((70,), (71,))
+        assert len(served.ids) == 5
 
 
 async def scored(backend: FakeBackend, draft: tuple[int, ...], firsts: list[list[float]], noise: float) -> Scored:

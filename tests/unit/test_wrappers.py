@@ -238,6 +238,23 @@ async def test_a_failing_session_is_counted_once_whoever_catches_it(drops: bool)
     assert ear.heard == [("failed", "unavailable")]
 
 
+async def test_a_refusal_in_a_session_hides_no_later_fault() -> None:
+    """Its caller may go on without what there was no room for."""
+    ear = Ear()
+    fault = Fault(on="token", of="session", after=1)
+    backend = made(FakeBackend("m", FakeSettings(context=30, faults=(fault,))), ear)
+    with pytest.raises(errors.BackendUnavailable):
+        async with backend.open(ASK.messages, k=4) as session:
+            await session.step(())
+            with pytest.raises(errors.ContextTooLong):
+                await session.score([65] * 40)
+            await session.step((65,))
+    assert ear.heard == [("failed", "context_too_long"), ("failed", "unavailable")]
+    guard = guard_of(backend)
+    assert guard is not None
+    assert guard.state == "closed"
+
+
 async def test_a_frozen_session_whose_caller_gives_up_is_counted() -> None:
     ear = Ear()
     backend = made(FakeBackend("m", FakeSettings(faults=(Fault(on="token", of="session", action="hang"),))), ear)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from backends.errors import BackendOverloaded, CapabilityMissing, ContextTooLong
+from backends.errors import BackendError, BackendOverloaded, CapabilityMissing, ContextTooLong
 from backends.passtimes import PassTimes
-from backends.protocol import DraftingSession, Session, WideningSession
+from backends.protocol import DraftingSession, RoomySession, Session, WideningSession
 from backends.types import LogProbs, SomeIds, TopK
 
 NEAR = 8
 """Ids behind a draft's end from which a group may still come back to it: another reading of its last pieces."""
+SPARE = 2
+"""Tokens that may be missing from a context (`RoomySession`)."""
 
 
 class Ahead:
@@ -22,12 +24,12 @@ class Ahead:
 
     noise: of the real session's drafts, nats; None: it is not to draft. passes: of the real session. served: places given from what was
     kept. settled: passes made again, singly, for a place that a draft had passed. drafted, confirmed: ids read ahead, and those of them
-    that the group then said. times: where it is noted how long passes take. full: there is no room for drafts any more.
+    that the group then said. times: where it is noted how long passes take. full: there is no room for drafts any more, or no time.
     """
 
     __slots__ = (
-        "_base", "_common", "_excess", "_held", "_here", "_latest", "_line", "_reached", "_rows", "_session", "_standing", "confirmed",
-        "drafted", "full", "noise", "passes", "served", "settled", "times",
+        "_base", "_common", "_excess", "_failed", "_held", "_here", "_latest", "_line", "_most", "_reached", "_rows", "_session",
+        "_standing", "confirmed", "drafted", "full", "noise", "passes", "served", "settled", "times",
     )  # fmt: skip
 
     def __init__(self, session: Session, times: PassTimes) -> None:
@@ -46,6 +48,11 @@ class Ahead:
         self._reached = 0  # how far the group has followed the line
         self._standing = False  # the real session stands at the line's end, where it scored it
         self._latest: TopK | None = None  # what the last single step gave
+        self._failed: BackendError | None = None
+        context = session.context if isinstance(session, RoomySession) else None
+        self._most = (
+            None if context is None else context - session.prompt_tokens - SPARE
+        )  # ids that it may have appended
         self.full = False
         self.passes = self.served = self.settled = self.drafted = self.confirmed = 0
 
@@ -95,6 +102,10 @@ class Ahead:
         """Whether `rewind(drop)` and then `step(append)` take no pass."""
         return self._row(append, drop) is not None
 
+    def room(self, append: Sequence[int], drop: int = 0) -> int | None:
+        """Ids that a draft may have behind `rewind(drop)` and `append`; None: not known."""
+        return None if self._most is None else self._most - (len(self._here) - drop + len(append))
+
     async def read_ahead(
         self, append: Sequence[int], draft: Sequence[int], *, guessed: bool = True
     ) -> list[TopK] | None:
@@ -143,7 +154,7 @@ class Ahead:
         if tip is None or len(self._held) != there or self._excess or self._common < len(self._here):
             return False
         id = int(tip.ids[0])
-        if not text[id]:
+        if not text[id] or (self._most is not None and there >= self._most):
             return False
         began = time.perf_counter()
         try:
@@ -162,12 +173,17 @@ class Ahead:
         self._standing = False
         return True
 
+    def fail(self, error: BackendError) -> None:
+        """The real session failed where nobody needed it yet: that is raised once somebody does."""
+        self._failed = error
+
     def trust(self, rows: int) -> None:
         """Use only so many of the distributions just scored: at the places behind, single steps are to be made."""
         del self._rows[rows:]
         self._cut(self._base + rows)
 
     async def lookup(self, ids: SomeIds) -> LogProbs:
+        self._usable()
         back = len(self._held) + self._excess - len(self._here)
         if self._common < len(self._here) or back < 0 or (back and not self._standing):
             await self._again()
@@ -231,6 +247,7 @@ class Ahead:
 
     async def _back(self) -> None:
         """Drop what the real session holds beyond what it has in common with the group."""
+        self._usable()
         drop = len(self._held) - self._common + self._excess
         if drop:
             await self._session.rewind(drop)
@@ -238,6 +255,10 @@ class Ahead:
             self.settled += self._excess > 0
             self._excess = 0
             self._standing = False
+
+    def _usable(self) -> None:
+        if self._failed is not None:
+            raise self._failed
 
     def _forget(self) -> None:
         self._line, self._rows = [], []

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from backends.types import TopK, Vocabulary
 from strategies.engine.drafting.ahead import Ahead
 from strategies.engine.drafting.leading import Leader
-from strategies.engine.drafting.pace import Pace
+from strategies.engine.drafting.pace import WIDTHS, Pace
 from strategies.engine.drafting.verdicts import Scored, usable
 from strategies.engine.events import DraftReport
 from strategies.fusion import Node, route
@@ -49,7 +50,7 @@ class Drafts:
     `stepped` behind every round. sessions: one per member. lead: whether one of them may run ahead (only sessions without noise may)."""
 
     __slots__ = (
-        "_by", "_confirmed", "_drafters", "_inventory", "_led", "_pace", "_passes", "_proposers", "_rounds", "_seconds", "_spared",
+        "_by", "_confirmed", "_drafters", "_inventory", "_led", "_pace", "_passes", "_proposers", "_room", "_rounds", "_seconds", "_spared",
         "_tables", "_tokens", "leader", "sessions",
     )  # fmt: skip
 
@@ -78,6 +79,7 @@ class Drafts:
         self._tokens = 0  # of the last draft, until it is settled
         self._confirmed = self._rounds = 0
         self._seconds = 0.0
+        self._room: int | None = None  # pieces that may still be said
 
     def plan(
         self,
@@ -90,6 +92,7 @@ class Drafts:
     ) -> list[Plan]:
         """due: as the fuser says. places: where the sessions stand. live: members that are left. room: pieces that may still be said.
         late: seconds that it may take until all who are behind can read it, too."""
+        self._room = room
         waiting = self._waiting(due, places, live)
         if not waiting:
             return []
@@ -103,8 +106,9 @@ class Drafts:
                 return self._plans(waiting, due, guess, width)
         return []
 
-    def _plans(self, waiting: Sequence[int], due: Sequence[Sequence[Node]], guess: bytes, width: int) -> list[Plan]:
-        drafts = [self._encode(member, guess, width, BYTES * (width + 1)) for member in waiting]
+    def _plans(self, waiting: Mapping[int, int], due: Sequence[Sequence[Node]], guess: bytes, width: int) -> list[Plan]:
+        whole = BYTES * (width + 1)
+        drafts = [self._encode(member, guess, min(width, most), whole) for member, most in waiting.items()]
         if not all(drafts):
             return []
         # All read equally far: who reads further waits for the others.
@@ -127,10 +131,13 @@ class Drafts:
         if self.leader is not None and member == self.leader.member:
             self.leader.stands(said)
 
-    async def run_on(self) -> int:
-        """The leader's part of a round, once its own call is over: as far as a draft of its guess would go. Returns its passes."""
+    async def run_on(self, limit: Callable[[], AbstractContextManager[object]]) -> int:
+        """The leader's part of a round, once its own call is over: as far as a draft of its guess would go, and the text may. Returns its
+        passes. limit: see `Leader.run`."""
         assert self.leader is not None
-        return await self.leader.run(self._pace.offer(LED).width)
+        width = self._pace.offer(LED).width
+        most = width + 1 if width else 0
+        return await self.leader.run(most if self._room is None else min(most, self._room - 1), limit)
 
     def scored(self, plans: Sequence[Plan], rows: Sequence[list[TopK] | None], seconds: float) -> None:
         """rows: as `Ahead.read_ahead` gave them. seconds: until the last one was there."""
@@ -196,18 +203,21 @@ class Drafts:
     def _sum_confirmed(self) -> int:
         return sum(self.sessions[member].confirmed for member in self._drafters)
 
-    def _waiting(self, due: Sequence[Sequence[Node]], places: Sequence[Node | None], live: Sequence[int]) -> list[int]:
-        """Members that need a pass now, and may read on behind it."""
-        waiting = []
+    def _waiting(
+        self, due: Sequence[Sequence[Node]], places: Sequence[Node | None], live: Sequence[int]
+    ) -> dict[int, int]:
+        """Members that need a pass now, and may read on behind it: so many ids at most."""
+        waiting: dict[int, int] = {}
         for member in live:
             session, place = self.sessions[member], places[member]
             if not due[member] or session.full:
                 continue
             if place is None:
-                return []  # the prompt comes first
+                return {}  # the prompt comes first
             drop, append = route(place, due[member][-1])
-            if append and not session.knows(append, drop):
-                waiting.append(member)
+            room = session.room(append, drop)
+            if append and (room is None or room >= 1) and not session.knows(append, drop):
+                waiting[member] = WIDTHS[-1] if room is None else room
         if self._pace.exact:
             return waiting
         # Then it takes all of them, and nothing else to be thought of, to be sure of anything.
@@ -215,7 +225,7 @@ class Drafts:
         return (
             waiting
             if alone and len(waiting) == len(live) and all(self._one_on(due[m][0], places[m]) for m in waiting)
-            else []
+            else {}
         )
 
     @staticmethod

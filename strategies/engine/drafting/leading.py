@@ -8,9 +8,11 @@ would be spent waiting, as long as the members do not share what they compute on
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
+from backends.errors import BackendError
 from backends.types import Vocabulary
 from strategies.engine.drafting.ahead import Ahead
 
@@ -62,14 +64,25 @@ class Leader:
         """The leader's session stands where so many bytes had been said."""
         self._at = said
 
-    async def run(self, width: int) -> int:
-        """Go on while another step will be over before the others are, for a draft of so many ids. Returns the steps that were made.
-        Raises as `Session.step`."""
+    async def run(self, most: int, limit: Callable[[], AbstractContextManager[object]]) -> int:
+        """Go on while another step will be over before the others are, up to so many ids beyond where the group stands. Returns the steps
+        that were made.
+
+        limit: makes the block that each of them is made in. One that fails or is late is the leader's failure only where the group comes
+        to need it (`Ahead.fail`): the text may end before.
+        """
         session, text = self._sessions[self.member], self._vocabularies[self.member].tokens
         steps = 0
-        while self._busy and width and not session.full and len(session.beyond) <= width:
+        while self._busy and not session.full and len(session.beyond) < most:
             step = session.times.step
-            if step is None or time.perf_counter() + step > self._until or not await session.run_on(text):
+            if step is None or time.perf_counter() + step > self._until:
+                break
+            try:
+                with limit():
+                    if not await session.run_on(text):
+                        break
+            except BackendError as error:
+                session.fail(error)
                 break
             steps += 1
         return steps
