@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +36,47 @@ def test_a_copier_finds_what_the_text_said_itself() -> None:
     assert copier.guess(b"", 10) == b""
     assert copier.guess(b"one two three; one two", 7) == b" three;"
     assert Copier([]).guess(b"abcdefgh", 7) == b""
+
+
+def test_a_copier_looks_for_the_longest_end_and_no_longer_where_there_is_none() -> None:
+    """Whatever it has been asked before: a source is looked through from where the last guess came from, then from its beginning."""
+    rng = random.Random(1)
+    for _ in range(300):
+        words = ["alpha ", "beta ", "gamma ", "de ", "epsilon "]
+        sources = ["".join(rng.choices(words, k=rng.randint(0, 30))).encode() for _ in range(rng.randint(0, 2))]
+        said, copier = b"", Copier(sources)
+        for _ in range(40):
+            said += rng.choice(words).encode()
+            copier.guess(said, 10)
+            places = [
+                max((length for length in (6, 12, 24, 48) if end_of(said, length) in text), default=0)
+                for text in (*(source[:-1] for source in sources if source), said[:-1])
+            ]
+            found = copier._find(said)
+            assert (found is not None) == any(places)
+            if found is not None:
+                source, at = found
+                text = [*(source for source in sources if source), said][source]
+                assert text[:at].endswith(end_of(said, max(places)))
+
+
+def end_of(said: bytes, length: int) -> bytes:
+    """One that is nowhere where there is not so much text."""
+    return said[-length:] if length <= len(said) else b"#"
+
+
+def test_a_copier_searches_a_long_source_once_where_there_is_nothing_to_copy() -> None:
+    class Source(bytes):
+        searched = 0
+
+        def find(self, *args: Any) -> int:
+            Source.searched += 1
+            return super().find(*args)
+
+    copier = Copier([Source(b"one two three " * 1000)])
+    said = b"The quick brown fox jumps over the lazy dog, and it does so every day of the week"
+    assert copier.guess(said, 10) == b""
+    assert Source.searched == 1
 
 
 def test_a_copier_follows_a_source_to_its_end_only() -> None:
@@ -306,6 +349,30 @@ async def test_a_draft_has_only_the_room_that_there_is() -> None:
 
 async def vocabulary_of(backend: FakeBackend) -> tuple[bytes, ...]:
     return tuple((await backend.vocabulary()).tokens)
+
+
+async def test_a_line_that_is_followed_for_long_is_not_kept_for_long() -> None:
+    """What a leader says has no end as long as the group says it, too; of what lies behind only the last ids are wanted again."""
+    backend = FakeBackend("a", FakeSettings(answer="one two three " * 40))
+    text = [b"x"] * len(await vocabulary_of(backend))
+    async with backend.open(ASK, k=5) as real, backend.open(ASK, k=5) as session:
+        ahead = Ahead(session, PassTimes())
+        top = await real.step()
+        same(top, await ahead.step())
+        said: list[int] = []
+        for number in range(300):
+            while len(ahead.beyond) < 10:
+                assert await ahead.run_on(text)
+            said.append(int(top.ids[0]))
+            back = said[-1:]
+            if number % 7 == 6:  # another reading of the last ids
+                await real.rewind(5)
+                await ahead.rewind(5)
+                back = said[-6:]
+            top = await real.step(back)
+            same(top, await ahead.step(back))
+            assert len(ahead._rows) < 100
+        assert ahead.served == 300
 
 
 async def test_a_failure_ahead_of_the_group_is_raised_where_the_session_is_needed() -> None:

@@ -12,6 +12,8 @@ from backends.types import LogProbs, SomeIds, TopK
 
 NEAR = 8
 """Ids behind a draft's end from which a group may still come back to it: another reading of its last pieces."""
+KEPT = 64
+"""Ids that a group has followed a line, after which all but the last `NEAR` of them are let go: a leader's line has no end."""
 SPARE = 2
 """Tokens that may be missing from a context (`RoomySession`)."""
 
@@ -90,6 +92,9 @@ class Ahead:
         if len(self._here) > self._reached:
             self.confirmed += 1
             self._reached = len(self._here)
+            if (far := self._reached - self._base) > KEPT:
+                del self._line[: far - NEAR], self._rows[: far - NEAR]
+                self._base = self._reached - NEAR
         return row
 
     async def score(self, draft: Sequence[int]) -> list[TopK]:

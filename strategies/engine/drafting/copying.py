@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-LENGTHS = (48, 24, 12, 6)
-"""Bytes of the end of the text that are looked for, the longest first."""
+LENGTHS = (6, 12, 24, 48)
+"""Bytes of the end of the text that are looked for, the shortest first: where that is nowhere, none that is longer is."""
 FAR = 16_384
 """Bytes of the text itself that are looked through, from its end."""
 
@@ -38,18 +38,22 @@ class Copier:
 
     def _find(self, said: bytes) -> tuple[int, int] | None:
         """Source and place behind the longest end of the text that has been there before."""
+        longest = None
         for length in LENGTHS:
-            if length > len(said):
-                continue
-            end = said[-length:]
-            for number, source in enumerate(self._sources):
-                begin = self._at if number == self._source else 0
-                found = source.find(end, begin)
-                if found < 0 and begin:
-                    found = source.find(end)
-                if 0 <= found < len(source) - length:
-                    return number, found + length
-            found = said.rfind(end, max(0, len(said) - FAR), len(said) - 1)
+            if length > len(said) or (found := self._behind(said, said[-length:])) is None:
+                break
+            longest = found
+        return longest
+
+    def _behind(self, said: bytes, end: bytes) -> tuple[int, int] | None:
+        """Source and place behind this end of the text, where it has been there before and something follows it."""
+        for number, source in enumerate(self._sources):
+            last = len(source) - 1
+            begin = self._at if number == self._source else 0
+            found = source.find(end, begin, last)
+            if found < 0 and begin:
+                found = source.find(end, 0, last)
             if found >= 0:
-                return len(self._sources), found + length
-        return None
+                return number, found + len(end)
+        found = said.rfind(end, max(0, len(said) - FAR), len(said) - 1)
+        return None if found < 0 else (len(self._sources), found + len(end))
