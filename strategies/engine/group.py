@@ -18,7 +18,7 @@ from strategies.engine.drafting.drafts import Plan
 from strategies.engine.events import DraftReport, Dropped, QuorumReport
 from strategies.engine.options import FIRST_STEP, Options
 from strategies.engine.quorum import Quorum
-from strategies.engine.waiting import Deadline, close, together
+from strategies.engine.waiting import Deadline, close, contained, together
 from strategies.fusion import Commit, Fuser, Lookup, Node, NothingToSay, root, route
 
 T = TypeVar("T")
@@ -97,39 +97,48 @@ class Group:
 
         room: pieces that may still be said, this one included.
         """
-        if self._quorum is not None:
-            await self._advance_early(self._quorum, room)
-            return
-        fuser = self.fuser
+        stood = self._standing()
+        try:
+            if self._quorum is None:
+                await self._together(room)
+            else:
+                await self._early(self._quorum, room)
+        except ContextTooLong:
+            # Not where they stand now: whose step was over by then, and whose was called off, is a matter of time.
+            self._full = stood
+            raise
+
+    def _standing(self) -> list[int | None]:
+        """How deep each member stands, or is about to; None for one that has yet to say what was said."""
+        quorum, due = self._quorum, self.fuser.due()
+        return [
+            None if quorum is not None and quorum.fuser.behind(member) else _deepest(place, nodes)
+            for member, (place, nodes) in enumerate(zip(self.places, due, strict=True))
+        ]
+
+    async def _together(self, room: int | None) -> None:
+        fuser, drafts = self.fuser, self._drafts
         while True:
-            if self._drafts is not None and any(fuser.due()):
-                await self._read_ahead(self._drafts, room)
-            due, before, began = fuser.due(), self.passes, time.perf_counter()
+            if drafts is not None and any(fuser.due()):
+                await self._read_ahead(drafts, room)
+                drafts.stepping(())
+            due = fuser.due()
             calls = [(member, self.visit(member, nodes)) for member, nodes in enumerate(due) if nodes]
             await self._round(calls, [len(due[member]) * self._expected(member, 1) for member, _ in calls])
             while wanted := self._wants():
                 await self._supply(wanted)
-            if self._drafts is not None and any(due):
-                self._drafts.stepped(self.passes - before, time.perf_counter() - began if self.pieces else None)
+            if drafts is not None and any(due):
+                drafts.stepped(prompt=not self.pieces)
             if not any(fuser.due()):
                 return
 
-    async def _advance_early(self, quorum: Quorum, room: int | None) -> None:
-        """As `advance`, without those who can't change the next piece."""
-        stood = [None if quorum.fuser.behind(member) else self.depth(member) for member in range(len(self.places))]
-        try:
-            await self._early(quorum, room)
-        except ContextTooLong:
-            self._full = stood
-            raise
-
     async def _early(self, quorum: Quorum, room: int | None) -> None:
+        """Without those who can't change the next piece."""
         drafts, due = self._drafts, self.fuser.due()
         if drafts is not None and any(due):
             await self._read_ahead_together(drafts, quorum, due, room)
-        began = start = time.perf_counter()
-        here = [ahead for member, ahead in enumerate(self._ahead) if member not in quorum.lagging]
-        before = _passes(here)
+            drafts.stepping(quorum.lagging)
+        began = time.perf_counter()
         while True:
             try:
                 await quorum.gather(everybody=self._may_widen(quorum))
@@ -140,7 +149,7 @@ class Group:
             await self._supply(wanted)
             began = time.perf_counter()
         if drafts is not None and any(due):
-            drafts.stepped(_passes(here) - before, time.perf_counter() - start if self.pieces else None)
+            drafts.stepped(prompt=not self.pieces)
 
     async def _read_ahead_together(
         self, drafts: Drafts, quorum: Quorum, due: Sequence[Sequence[Node]], room: int | None
@@ -151,8 +160,8 @@ class Group:
             return  # nobody knows how long a prompt takes
         if behind:
             here = [() if member in behind else nodes for member, nodes in enumerate(due)]
-            late = max(
-                2 * self._expected(member, 1) for member in behind
+            late = 2 * max(
+                self._expected(member, 1) for member in behind
             )  # a pass under way, and one over what was missed
             if not self._plans(drafts, here, room, late):
                 return
@@ -297,16 +306,7 @@ class Group:
     async def _all(self, calls: Sequence[tuple[int, Awaitable[T]]]) -> list[T | None]:
         if self._options.on_member_failure == "fail":
             return list(await together([call for _, call in calls]))
-        failed: dict[int, BackendError] = {}
-
-        async def contained(member: int, call: Awaitable[T]) -> T | None:
-            try:
-                return await call
-            except BackendError as error:
-                failed[member] = error
-                return None
-
-        values = await together([contained(member, call) for member, call in calls])
+        values, failed = await contained(calls)
         for member in sorted(failed):
             await self.leave(member, failed[member])
         return values
@@ -345,8 +345,7 @@ class Group:
 
     def depth(self, member: int) -> int:
         """See `strategies.engine.quorum.Steps`."""
-        nodes = (self.places[member], *self.fuser.due()[member])
-        return max((node.depth for node in nodes if node is not None), default=0)
+        return _deepest(self.places[member], self.fuser.due()[member])
 
     async def _score(self, plan: Plan) -> list[TopK] | None:
         session, place = self._ahead[plan.member], self.places[plan.member]
@@ -418,8 +417,8 @@ class Group:
                 self.passes += ahead.passes - before
 
 
-def _passes(sessions: Sequence[Ahead | None]) -> int:
-    return sum(0 if session is None else session.passes for session in sessions)
+def _deepest(place: Node | None, due: Sequence[Node]) -> int:
+    return max((node.depth for node in (place, *due) if node is not None), default=0)
 
 
 def dropped(error: BackendError, branch: int, piece: int) -> Dropped:

@@ -68,6 +68,20 @@ async def together(calls: Sequence[Awaitable[T]]) -> list[T]:
     return [results[index] for index in range(len(calls))]
 
 
+async def contained(calls: Sequence[tuple[int, Awaitable[T]]]) -> tuple[list[T | None], dict[int, BackendError]]:
+    """Results of all members' calls, made side by side; None for those who failed, and with what they did."""
+    failed: dict[int, BackendError] = {}
+
+    async def kept(member: int, call: Awaitable[T]) -> T | None:
+        try:
+            return await call
+        except BackendError as error:
+            failed[member] = error
+            return None
+
+    return await together([kept(member, call) for member, call in calls]), failed
+
+
 def first_error(error: BaseException) -> BaseException:
     """The first leaf of a tree of exception groups."""
     while isinstance(error, BaseExceptionGroup):

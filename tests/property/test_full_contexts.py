@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import pytest
 from comparing import bare, events_of, last
@@ -52,3 +54,43 @@ async def test_a_step_to_a_piece_that_is_not_said_ends_nothing(action: str) -> N
     with anyio.fail_after(20):
         early = await events_of(group(4096, None, fault), "a|b|c", "off", quorum="auto")
     assert list(map(bare, plain)) == list(map(bare, early))
+
+
+WORDS = (
+    "The an",
+    "answer is",
+    " answer",
+    " because ",
+    "中国",
+    " there",
+    " two of",
+    " them",
+    "h",
+    "th",
+    " th",
+    "is ",
+    "is t",
+)
+
+
+@pytest.mark.parametrize("room", range(56, 70, 2))
+async def test_how_much_was_said_is_no_matter_of_time(room: int) -> None:
+    """Whether the others' steps to the piece that is not said were over by then changes no figure: members of two tokenizers."""
+    found = []
+    for slow, drafts, quorum in (
+        (0.0, "off", "off"),
+        (0.001, "off", "off"),
+        (0.001, "off", "auto"),
+        (0.0, "on", "off"),
+        (0.001, "on", "auto"),
+    ):
+        entries = {}
+        for number, name in enumerate("abc"):
+            value = FakeSettings(
+                answer=TEXT, seed=number, confidence=0.6, recall=False, context=4096 if number else room
+            )
+            value = replace(value, words=None if number == 1 else WORDS, delay=slow if number == 2 else 0.0)
+            entries[name] = Entry(FakeBackend(name, value))
+        found.append(last(await events_of(Catalog(entries), "a|b|c", drafts, quorum=quorum, top_k=2)))
+    assert found[0].finish_reason == "length"
+    assert len({tuple(branch.usage for branch in report.branches) for report in found}) == 1

@@ -298,7 +298,7 @@ async def test_a_member_that_hangs_behind_the_others_is_late(after: int) -> None
         events = await events_of(failing(fault), "a|b|c", "auto", member_seconds=0.05, on_member_failure="drop")
     (gone,) = last(events).dropped
     assert gone.late
-    assert gone.piece <= 20
+    assert gone.piece <= 17 * after  # each pass before reads what was missed: as far as it may be behind, and one
     assert text_of(events) == text_of(await events_of(failing(), "a|b", "off"))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -50,8 +51,8 @@ class Drafts:
     `stepped` behind every round. sessions: one per member. lead: whether one of them may run ahead (only sessions without noise may)."""
 
     __slots__ = (
-        "_by", "_confirmed", "_drafters", "_inventory", "_led", "_pace", "_passes", "_proposers", "_room", "_rounds", "_seconds", "_spared",
-        "_tables", "_tokens", "leader", "sessions",
+        "_before", "_began", "_by", "_confirmed", "_drafters", "_inventory", "_led", "_pace", "_passes", "_proposers", "_room", "_rounds",
+        "_seconds", "_spared", "_stepping", "_tables", "_tokens", "leader", "sessions",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +81,8 @@ class Drafts:
         self._confirmed = self._rounds = 0
         self._seconds = 0.0
         self._room: int | None = None  # pieces that may still be said
+        self._stepping: Sequence[Ahead] = ()  # who is in the round of steps
+        self._before, self._began = 0, 0.0  # their passes, and the time, when it began
 
     def plan(
         self,
@@ -169,12 +172,16 @@ class Drafts:
         """The group goes on without this member."""
         self._pace.left(member)
 
-    def stepped(self, passes: int, seconds: float | None) -> None:
-        """A round of steps is over, with what was looked up in it. It took so many passes, of those who are not behind, and so long; None:
-        it was the first one."""
-        if passes:
+    def stepping(self, behind: Collection[int]) -> None:
+        """A round of steps begins. behind: members that are not in it, whatever they do meanwhile."""
+        self._stepping = [session for member, session in enumerate(self.sessions) if member not in behind]
+        self._before, self._began = sum([session.passes for session in self._stepping]), time.perf_counter()
+
+    def stepped(self, *, prompt: bool) -> None:
+        """The round is over, with what was looked up in it. prompt: it read the prompts."""
+        if sum([session.passes for session in self._stepping]) > self._before:
             if not self._tokens:
-                self._pace.stepped(seconds)
+                self._pace.stepped(None if prompt else time.perf_counter() - self._began)
         else:
             self._rounds += 1
 
