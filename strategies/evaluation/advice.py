@@ -97,7 +97,7 @@ def advise(grid: Grid, tasks: Sequence[str] | None = None) -> Advice:
     if not singles:
         return _without_baseline(grid, whole, tasks, left_out)
     baseline = _top(singles, whole)
-    comparisons = compare(grid, [w for w in (*whole, *singles) if w != baseline], baseline, tasks)
+    comparisons = compare(grid, [*(w for w in whole if w not in singles), *singles], baseline, tasks)
     verdicts = {c.wiring: c for c in comparisons}
     others = [w for w in whole if w not in singles and w in verdicts]
     better = [w for w in others if verdicts[w].verdict == "better"]

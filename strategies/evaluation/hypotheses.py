@@ -108,9 +108,8 @@ def _place(wiring: str, model: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long one step of a group takes, beside its members. ms: median over answers. waiting_ms: of a step, for the members' forward
-    passes and the way there and back, without what the first piece waited for (prompts, queues); own_ms: the gateway's own work in it
-    (aggregation); both where the API tells them, means."""
+    """How long one step of a group takes, beside its members. ms: median over answers. own_ms: the gateway's own work in it (aggregation),
+    mean, where the API tells it."""
 
     members: tuple[str, ...]
     answers: int
@@ -118,8 +117,12 @@ class Pace:
     slowest: str
     slowest_ms: float
     sum_ms: float
-    waiting_ms: float | None = None
     own_ms: float | None = None
+
+    @property
+    def waiting_ms(self) -> float | None:
+        """The rest of a step: the members' forward passes, and the way there and back. What the API counts as waiting holds prompts, too."""
+        return None if self.own_ms is None else max(0.0, self.ms - self.own_ms)
 
     @property
     def to_slowest(self) -> float:
@@ -181,19 +184,8 @@ def _group_pace(names: tuple[str, ...], found: Sequence[StageRecord], members: d
     return Pace(
         names, len(found), 1e3 * statistics.median(paces), slowest, members[slowest],
         sum(members[name] for name in names),
-        _waiting(found), _own(found),
+        _own(found),
     )  # fmt: skip
-
-
-def _waiting(found: Sequence[StageRecord]) -> float | None:
-    """Of one step behind the first, ms: as `pace_of` counts steps."""
-    told = [
-        (max(0.0, float(s.fusion["waiting_seconds"]) - s.first_token), int(s.fusion["pieces"]) - 1)
-        for s in found
-        if s.fusion is not None and s.fusion.get("waiting_seconds") is not None and s.first_token is not None
-    ]
-    steps = sum(count for _, count in told)
-    return 1e3 * sum(seconds for seconds, _ in told) / steps if steps else None
 
 
 def _own(found: Sequence[StageRecord]) -> float | None:

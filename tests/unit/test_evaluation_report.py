@@ -92,6 +92,12 @@ def test_numbers_of_one_sentence_are_of_the_same_questions() -> None:
     assert "a>b was right on 12 of 20, a on 10 of 20: +10.0 points" in " ".join(advice.reasons)
 
 
+def test_everybody_is_compared_once() -> None:
+    """Twice the comparisons would be twice the correction."""
+    found = advise(grid({"a": "1100", "b": "1000", "c": "0000", "a>b": "1100", "a|c": "0110"})).comparisons
+    assert [c.wiring for c in found] == ["a>b", "a|c", "b", "c"]
+
+
 def test_who_is_left_out_is_told() -> None:
     advice = advise(grid({"a": "1" * 17 + "   ", "b": "1000" * 5, "a>b": "1" * 18 + "00"}))
     assert advice.reasons[-1] == "Left out, having answered under 90 % of the questions that others did: a."

@@ -136,8 +136,8 @@ def pace(content: Content) -> list[Block]:
     )
     note = (
         "A step writes one piece of text (about a token of English); steps behind the first. Members: median ms per token where they write "
-        "alone in this run. Waiting (mean): for the members' forward passes, and the way there and back. Own work (mean): choosing the "
-        "piece and handing it on (aggregation). Requests that were asked side by side shared the models' time: then a step may take "
+        "alone in this run. Own work: choosing the piece and handing it on (aggregation), mean. Waiting: the rest, for the members' "
+        "forward passes and the way there and back. Requests that were asked side by side shared the models' time: then a step may take "
         "less than its slowest member took at other moments."
     )
     blocks: list[Block] = [Table("One step of a group", columns, rows, note)]
