@@ -121,7 +121,7 @@ class Pace:
 
     @property
     def waiting_ms(self) -> float | None:
-        """The rest of a step: the members' forward passes, and the way there and back. What the API counts as waiting holds prompts, too."""
+        """The rest of a step: the members' forward passes, and the way there and back. What the API counts as waiting holds prompts too."""
         return None if self.own_ms is None else max(0.0, self.ms - self.own_ms)
 
     @property
