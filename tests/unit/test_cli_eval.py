@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from typer.testing import CliRunner
 
 from gateway.cli.commands import app
+
+pytestmark = pytest.mark.usefixtures("logs_as_before")
 
 CONFIG = """\
 models:
@@ -37,17 +36,6 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
         "\n".join(json.dumps({"id": f"q{n}", "question": f"{n} + 2?", "answer": "#### 4"}) for n in (2, 1, 3))
     )
     return config, data
-
-
-@pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    """The command sets up the log of its process; here that is everybody's."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
 
 
 def run(*args: object) -> tuple[int, str, str]:

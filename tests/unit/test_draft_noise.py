@@ -14,6 +14,8 @@ from gateway.cli.draft_check import _servers, check_drafts, verdict
 from gateway.settings import load
 from strategies.engine.drafting.noise import LENGTHS, QUESTIONS, Difference, Noise, measure
 
+pytestmark = pytest.mark.usefixtures("logs_as_before")
+
 SAYS = "rain and sun " * 30
 
 
