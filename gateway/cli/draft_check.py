@@ -91,8 +91,6 @@ def verdict(noise: Noise, said: float | None) -> tuple[bool, str]:
         return True, "exact" if noise.exact else "not exact"
     if noise.exact:
         return True, f"draft_noise: {said} is true of all this" + (", and so is 0.0" if said else "")
-    if math.isinf(noise.nats):
-        return False, f"draft_noise: null, likely tokens are missing; {said} is not true"
     wanted = f"draft_noise: {max(0.05, math.ceil(noise.nats * 30) / 20):.2f}"  # half as much again, in steps of 0.05
     held = said > 0 and noise.nats <= said
     return held, f"draft_noise: {said} is true of all this" if held else f"{wanted}; {said} is not true"

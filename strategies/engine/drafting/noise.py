@@ -29,8 +29,8 @@ QUESTIONS = (
 @dataclass(slots=True)
 class Difference:
     """Of distributions from the same ones as single steps gave them. places: how many were compared. nats: the largest difference of a
-    likely token's log-probability; inf where one list has it and the other does not. equal: all values of all places, to the last bit.
-    turned: places where another token was the likeliest."""
+    likely token's log-probability; of one that the other list lacks, from that list's last: at least so much. equal: all values of all
+    places, to the last bit. turned: places where another token was the likeliest."""
 
     places: int = 0
     nats: float = 0.0
@@ -51,7 +51,8 @@ class Difference:
         found = dict(zip(other.ids.tolist(), other.logprobs.tolist(), strict=True))
         for id, logprob in zip(plain.ids.tolist(), plain.logprobs.tolist(), strict=True):
             if logprob >= math.log(LIKELY):
-                self.nats = max(self.nats, abs(logprob - found[id]) if id in found else math.inf)
+                off = abs(logprob - found[id]) if id in found else logprob - float(other.logprobs[-1])
+                self.nats = max(self.nats, off)
 
 
 @dataclass(slots=True)
