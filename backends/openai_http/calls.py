@@ -80,13 +80,9 @@ class CallReader:
         return ToolCallDelta(call.index, call.id, name, call.held + arguments)
 
     def _call(self, index: int, id: str | None, name: Any, arguments: str) -> _Call:
-        """The call that a fragment belongs to. Another id under the same index is another call."""
+        """The call that a fragment belongs to."""
         call = self._by_index.get(index)
-        if call is None or (
-            begins_again(call.told, name, arguments)
-            if id is None and call.given is None
-            else id is not None and call.given is not None and id != call.given
-        ):
+        if call is None or is_another(call.given, call.told, id, name, arguments):
             call = _Call(len(self.calls), id, id or call_id())
             self.calls.append(call)
             self._by_index[index] = call
@@ -95,9 +91,14 @@ class CallReader:
         return call
 
 
-def begins_again(told: str, name: Any, arguments: str) -> bool:
-    """Whether a fragment without an id is another call, under the index of one whose arguments so far are `told`: it names a function and
-    begins an object where that one is whole. Servers that merely repeat the name do not begin again."""
+def is_another(given: str | None, told: str, id: str | None, name: Any, arguments: str) -> bool:
+    """Whether a fragment is another call than the one under its index. given: that one's id from its server; told: its arguments so far.
+
+    Another id is another call. Where neither has one, it is if it names a function and begins an object where the other's is whole:
+    servers that merely repeat the name do not begin again.
+    """
+    if id is not None or given is not None:
+        return id is not None and given is not None and id != given
     if not (isinstance(name, str) and name and told and arguments.lstrip().startswith("{")):
         return False
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from backends.openai_http.calls import begins_again, call_id, text_of
+from backends.openai_http.calls import call_id, is_another, text_of
 from backends.types import FINISH_REASONS
 
 
@@ -43,7 +43,7 @@ def mend_reason(choice: dict[str, Any]) -> bool:
 
 @dataclass(slots=True)
 class Calls:
-    """The tool calls of one choice. Which parts are another call under the same index is decided as in `calls.CallReader`.
+    """The tool calls of one choice. Which parts are another call is decided by `calls.is_another`.
 
     one: the client wants at most one, and no server's word is taken for it.
     """
@@ -111,11 +111,7 @@ class Calls:
         name, arguments = (
             (function.get("name"), text_of(function.get("arguments"))) if isinstance(function, dict) else ("", "")
         )
-        if known is None or (
-            begins_again(self._told.get(known[0], ""), name, arguments)
-            if id is None and known[1] is None
-            else id is not None and known[1] is not None and id != known[1]
-        ):
+        if known is None or is_another(known[1], self._told.get(known[0], ""), id, name, arguments):
             index = at if at not in self._taken else max(self._taken) + 1
             if self._first is None:
                 self._first = index

@@ -59,6 +59,7 @@ def _comparison(c: Comparison) -> tuple[str, ...]:
 def order(content: Content) -> list[Block]:
     blocks: list[Block] = []
     if content.orders:
+        corrected = list(zip(content.orders, holm([o.test.p for o in content.orders]), strict=True))
         rows = tuple(
             (
                 o.task,
@@ -69,10 +70,9 @@ def order(content: Content) -> list[Block]:
                 p_value(o.test.p),
                 p_value(p),
             )
-            for o, p in zip(content.orders, holm([o.test.p for o in content.orders]), strict=True)
+            for o, p in corrected
         )
-        adjusted = holm([o.test.p for o in content.orders])
-        shown = [o for o, p in zip(content.orders, adjusted, strict=True) if p < ALPHA]
+        shown = [o for o, p in corrected if p < ALPHA]
         said = (
             "Orders differ, beyond chance, in " + ", ".join(f"{NAMES[o.structure]} on {o.task}" for o in shown) + "."
             if shown else "No order is shown to matter: differences between orders are within what chance makes of so many questions."
