@@ -100,7 +100,7 @@ async def sit(order: Order, console: Console) -> tuple[Path, Sitting | None]:
         wanted = [*spec.wirings, *(spec.mirrors if spec.mirrored else ()), *_judge(spec)]
         meanings = await runner.preflight(client, wanted)
         spec = replace(spec, paths=tuple(_meant(path, meanings) for path in spec.paths))
-        _check_prices(order, spec, meanings)
+        _check_prices(order, meanings)
         here = _machine()
         this = {
             "began": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -155,7 +155,7 @@ def _digest(value: object) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
 
 
-def _check_prices(order: Order, spec: Spec, meanings: Mapping[str, str]) -> None:
+def _check_prices(order: Order, meanings: Mapping[str, str]) -> None:
     """A budget of money binds only if every model that answers or judges has a price. Raises SpecError."""
     if order.budget.money is None:
         return
