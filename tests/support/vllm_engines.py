@@ -78,7 +78,7 @@ def extension(name: str) -> ModuleType:
 class Engine:
     """One server with one model. Ended by `stop` or `kill`, by the process group it leads; and when this process is gone.
 
-    core: the processor core that it computes on: engines that share cores wait for each other's spinning threads.
+    core: the processor core that all of it runs on: engines that share cores wait for each other's spinning threads.
     extension=False: vLLM as it is, without anything of ours. rewinds=False: without the extension's scheduler. paths: folders for
     PYTHONPATH. args: more of vLLM's arguments. environment: more of its environment.
     """
@@ -144,6 +144,8 @@ class Engine:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, cwd=self._log.parent, start_new_session=True
             )
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(self._process.pid, {self._core})
         self._watch.over(self._process.pid)
 
     def wait(self) -> None:
