@@ -6,6 +6,8 @@ RECENT = 0.2
 """How much the latest pass counts in a mean."""
 OUTLIER = 4.0
 """A pass counts as at most so many times what was expected: one hiccup is no new speed."""
+LESS = 0.9
+"""A pass is padded only if it then takes less than this part of its time."""
 LONGEST = 6
 """The longest passes told apart are those of 2**5 + 1 tokens and more."""
 
@@ -40,16 +42,26 @@ class PassTimes:
         return any(seconds is not None for seconds in self._seconds[1:])
 
     def expected(self, tokens: int) -> float | None:
-        """A pass over so many tokens. Lengths not seen yet are reckoned from the longest that were, every further token at the price
-        that those had; where only single tokens were seen, each costs as much as they do. None: nothing is known."""
+        """A pass over so many tokens, padded where that makes it shorter. Lengths not seen yet are reckoned from the longest that were,
+        every further token at the price that those had; where only single tokens were seen, each costs as much as they do. None: nothing
+        is known."""
+        return self._reckoned(self.padded(tokens))
+
+    def padded(self, tokens: int) -> int:
+        """How many tokens a pass over so many should read: three for two where that was seen to take clearly less. Some kernels are slow
+        for two rows (here, MKL's in single precision and bfloat16: 1.5 times as long as for one, or for three)."""
+        two, three = self._seconds[1], self._seconds[2]
+        return 3 if tokens == 2 and two is not None and three is not None and three < LESS * two else tokens
+
+    def _reckoned(self, tokens: int) -> float | None:
         step = self._seconds[0]
         if step is None:
             return None
         low, price = (1.0, step), step
         for at in range(1, LONGEST + 1):
             seconds = self._seconds[at]
-            if seconds is None:
-                continue
+            if seconds is None or (at == 1 and self.padded(2) > 2):
+                continue  # or such passes are not made
             here = self._tokens[at], max(seconds, low[1])
             if here[0] > low[0]:
                 price = (here[1] - low[1]) / (here[0] - low[0])

@@ -54,7 +54,7 @@ class Alias:
     max_tokens: int | None = None
     on_member_failure: Literal["fail", "drop"] | None = None
     member_seconds: float | None = None
-    drafts: Literal["off", "auto", "on"] | None = None
+    drafts: Literal["off", "auto", "on", "always"] | None = None
     early_prefill: Literal["off", "auto"] | None = None
     quorum: Literal["off", "auto"] | None = None
     description: str = ""

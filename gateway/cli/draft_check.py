@@ -20,6 +20,7 @@ from gateway.observability.logs import setup_logs
 from gateway.settings import Loaded, SettingsError
 from gateway.settings.schema import VLLMModel
 from gateway.weights import WeightsError
+from strategies.engine.drafting.ahead import NEGLIGIBLE
 from strategies.engine.drafting.noise import Difference, Noise, measure
 
 
@@ -91,9 +92,14 @@ def verdict(noise: Noise, said: float | None) -> tuple[bool, str]:
         return True, "exact" if noise.exact else "not exact"
     if noise.exact:
         return True, f"draft_noise: {said} is true of all this" + (", and so is 0.0" if said else "")
-    wanted = f"draft_noise: {max(0.05, math.ceil(noise.nats * 30) / 20):.2f}"  # half as much again, in steps of 0.05
-    held = said > 0 and noise.nats <= said
-    return held, f"draft_noise: {said} is true of all this" if held else f"{wanted}; {said} is not true"
+    negligible = 1.5 * noise.nats <= NEGLIGIBLE
+    wanted = (
+        f"{NEGLIGIBLE}" if negligible else f"{max(0.05, math.ceil(noise.nats * 30) / 20):.2f}"
+    )  # half as much again
+    if said > 0 and noise.nats <= said:
+        more = f", and so is {wanted}, with which `auto` reads ahead" if negligible and said > NEGLIGIBLE else ""
+        return True, f"draft_noise: {said} is true of all this{more}"
+    return False, f"draft_noise: {wanted}; {said} is not true"
 
 
 def _told(difference: Difference) -> str:

@@ -156,7 +156,7 @@ class VLLMModel(ServerModel):
     step_timeout: Seconds = Field(default=60.0, description="Seconds for one step of a session.")
     draft_noise: Annotated[float, Field(ge=0, le=10)] | None = Field(
         default=DRAFT_NOISE,
-        description="How far (nats) a scored draft is from single steps: 0 for engines whose results do not depend on the batch.",
+        description="How far (nats) a scored draft may be from single steps: 0 for engines whose results do not depend on the batch.",
     )
     retry: Seconds = Field(default=1.0, description="Seconds for which an unreachable server is left out; doubles.")
     retry_most: Seconds = Field(default=30.0, description="The most that it doubles to, seconds.")
@@ -255,9 +255,9 @@ class Alias(Strict):
         default=None,
         description="A member of a group that takes longer for a step is late; for its first step it has ten times as long.",
     )
-    drafts: Literal["off", "auto", "on"] | None = Field(
+    drafts: Literal["off", "auto", "on", "always"] | None = Field(
         default=None,
-        description="Whether to read ahead and verify: never, groups where it pays, or wherever there is a guess.",
+        description="Whether to read ahead and verify: off, auto (groups, where it changes nothing), on, or always, paying or not.",
     )
     early_prefill: Literal["off", "auto"] | None = Field(
         default=None,
@@ -286,9 +286,9 @@ class Limits(Strict):
     top_k: Annotated[int, Field(ge=1, le=1024)] = Field(
         default=64, description="Tokens that each member of a group lists per step."
     )
-    drafts: Literal["off", "auto", "on"] = Field(
+    drafts: Literal["off", "auto", "on", "always"] = Field(
         default="auto",
-        description="Whether to read ahead and verify, where neither request nor alias says: off, auto (groups, where it pays), on.",
+        description="Whether to read ahead and verify, where neither request nor alias says: off, auto, on, always.",
     )
     early_prefill: Literal["off", "auto"] = Field(
         default="auto",

@@ -29,6 +29,7 @@ from gateway.wire.body import json_object
 from gateway.wire.decode import RequestLimits
 from gateway.wire.fields import Fields
 from gateway.wire.forwardable import check_forwardable, only_text
+from strategies.engine.options import WILLING
 from strategies.prompting import PromptSet
 from strategies.prompting.prompts import LANGUAGES
 from strategies.routing import Alias
@@ -148,7 +149,7 @@ class Forwarder:
         if self._is_told(alias):
             return None
         drafts = alias.drafts or self._runtime.settings.limits.drafts
-        drafted = drafts == "on" and entry.token_backend() is not None
+        drafted = drafts in WILLING and entry.token_backend() is not None
         return Target(name, entry.backend, name.encode(), alias.max_tokens, drafted)
 
 

@@ -10,7 +10,7 @@ from backends.catalog import Catalog, Entry
 from backends.errors import RequestRejected
 from backends.types import Message, Sampling
 from strategies.engine import guiding
-from strategies.engine.options import Options
+from strategies.engine.options import WILLING, Options
 from strategies.engine.stages import alone
 from strategies.fusion import fuser_of
 from strategies.planning.plan import FusedStage, Plan, Stage, TextStage, branches
@@ -45,7 +45,7 @@ def by_session(
 def _by_drafts(entry: Entry, options: Options, messages: Sequence[Message], *, last: bool) -> bool:
     """Whether a model that writes by itself is to read ahead: that is asked for, its text is its likeliest tokens, and nothing is asked
     or told that only its own server knows."""
-    if options.drafts != "on" or entry.token_backend() is None or not _is_greedy(options.sampling, entry):
+    if options.drafts not in WILLING or entry.token_backend() is None or not _is_greedy(options.sampling, entry):
         return False
     beyond = options.extra or asked_of_tokens(options) or (entry.native and any(message.extra for message in messages))
     return not (last and beyond)

@@ -15,9 +15,10 @@ from backends.raw import raw_ids
 from backends.textout import TextOut
 from backends.types import Sampling, TokenLogprob, Usage, Vocabulary
 from strategies.engine import guiding
-from strategies.engine.drafting import Ahead, Copier, Drafts, Pace
+from strategies.engine.drafting import Ahead, Copier, Drafts, Pace, noise_of
 from strategies.engine.events import BranchReport, Delta, Dropped, MemberDropped, Recorded, StageReport
 from strategies.engine.group import Group, dropped
+from strategies.engine.options import WILLING
 from strategies.engine.quorum import Quorum, following, may_be_early
 from strategies.engine.stages import Clock, Job, alone
 from strategies.engine.tokens import Said, TokensOut
@@ -217,7 +218,7 @@ async def _gather(stack: AsyncExitStack, members: Sequence[_Member], gone: Seque
     if options.drafts != "off" and (ahead := _ahead(opened, members, job, plain=_plain(fuser, chooser, guide, job))):
         exact = not any(one.noise for one in ahead)
         quorum = quorum if exact else None
-        pace = Pace([one.times for one in ahead], always=options.drafts == "on", exact=exact, waits=quorum is None)
+        pace = Pace([one.times for one in ahead], always=options.drafts == "always", exact=exact, waits=quorum is None)
         opened = [one if isinstance(one, BackendError) else each for one, each in zip(opened, ahead, strict=True)]
         lead = pace.exact and quorum is None  # who is not waited for needs nobody to run ahead of him
         drafts = Drafts(ahead, vocabularies, inventory, Copier(_sources(members, job)), pace, lead=lead)
@@ -244,7 +245,7 @@ def _ahead(
         for one, member in zip(opened, members, strict=True)
         if not isinstance(one, BackendError)
     ]
-    noisy_too = plain and job.options.drafts == "on"
+    noisy_too = plain and job.options.drafts in WILLING
     if len(ahead) < len(opened) or any(one.noise is None or (one.noise and not noisy_too) for one in ahead):
         return []
     return ahead
@@ -254,7 +255,7 @@ def _exact(
     opened: Sequence[Session | BackendError], members: Sequence[_Member], job: Job
 ) -> list[Session | BackendError]:
     """The sessions, those as such that can read ahead whose scored drafts equal single steps."""
-    exact = [not isinstance(one, BackendError) and getattr(one, "draft_noise", None) == 0.0 for one in opened]
+    exact = [not isinstance(one, BackendError) and noise_of(one) == 0.0 for one in opened]
     return [
         Ahead(one, job.catalog[member.branch.model].times) if able and not isinstance(one, BackendError) else one
         for one, able, member in zip(opened, exact, members, strict=True)

@@ -13,7 +13,9 @@ FIRST_STEP = 10.0
 """How much longer than any other step a member's first one may take."""
 
 
-Drafting = Literal["off", "auto", "on"]
+Drafting = Literal["off", "auto", "on", "always"]
+WILLING = frozenset[Drafting]({"on", "always"})
+"""With these, drafts also go to models whose last digits they may change, and models that write by themselves read ahead."""
 EarlyPrefilling = Literal["off", "auto"]
 Waiting = Literal["off", "auto"]
 
@@ -68,8 +70,8 @@ class Options:
     on_member_failure: whether a group goes on without a member that fails. member_seconds: a member that takes longer for a step counts
         as failed; for its first step, which reads the prompt, it may take `FIRST_STEP` times as long. None: no limit.
     reruns: how often a stage that nobody has seen is run again when its model fails. may_rerun: asked each time, with the model's name.
-    drafts: whether to read ahead (`strategies.engine.drafting`): "auto" in groups, where that can't change a digit, and pays; "on" wherever
-        there is something to try, models that write by themselves included.
+    drafts: whether to read ahead (`strategies.engine.drafting`) where that pays: "auto" in groups, where it can't change a digit; "on"
+        wherever there is a session, models that write by themselves included; "always" as "on", and whether it pays or not.
     early_prefill: whether models read while the stage that they will read still writes (`strategies.engine.early_prefill`): "auto" where
         their backends can, and they have nothing else to do for this request.
     quorum: whether a group may go on without members that can't change the next piece (`strategies.engine.quorum`): "auto" where that

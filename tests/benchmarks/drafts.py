@@ -118,10 +118,10 @@ def noted() -> Iterator[None]:
             notes.drafts.append(Draft(by, tokens, confirmed, spared, gain))
         draft(self, by, tokens, confirmed, spared, seconds)
 
-    def stepped(self: Pace) -> None:
+    def stepped(self: Pace, seconds: float | None = None) -> None:
         if (notes := _notes.get()) is not None:
             notes.steps += 1
-        step(self)
+        step(self, seconds)
 
     with patch.object(Pace, "drafted", drafted), patch.object(Pace, "stepped", stepped):
         yield

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from backends.catalog import Catalog, Entry
 from backends.errors import BackendError
 from backends.fake import FakeBackend, FakeSettings, Fault
+from backends.passtimes import PassTimes
 from backends.types import Message, Sampling
 from backends.wrappers import Guard, Policy, Watcher, guarded
 from strategies.engine import Options, run
+from strategies.engine.drafting import Pace
 from strategies.engine.events import Delta, Event, Finished, StageRestarted
 from strategies.fusion import FUSERS
 from strategies.planning.planner import plan
@@ -53,7 +55,7 @@ async def test_everything_is_told_as_without_drafts(
     text = rng.choice(TEXTS)
     state = rng.getstate()
     found = []
-    for mode in ("off", "on"):
+    for mode in ("off", "always"):
         rng.setstate(state)
         catalog = catalog_of(rng, text, members, recall=recall)
         with pytest.MonkeyPatch.context() as patch:
@@ -71,7 +73,7 @@ async def test_everything_is_told_as_without_drafts(
 async def answers(seed: int, noise: float) -> list[list[Event]]:
     """Without drafts and with drafts of just what was said without, from members of two minds: ties are near."""
     found: list[list[Event]] = []
-    for mode in ("off", "on"):
+    for mode in ("off", "always"):
         rng = random.Random(seed)
         script = "".join(event.text for event in said(found[0])).encode() if found else b""
         entries = {}
@@ -120,7 +122,7 @@ async def test_drafts_under_noise_save_passes_where_members_are_sure() -> None:
     """And are stepped singly from where they are not."""
     text = "The answer is 12 because it is the answer, and that is it. " * 3
     passes = []
-    for mode in ("off", "on"):
+    for mode in ("off", "always"):
         entries = {
             name: Entry(
                 FakeBackend(name, FakeSettings(answer=text, seed=n, confidence=0.97, words=(), draft_noise=0.1))
@@ -142,7 +144,7 @@ async def test_a_draft_may_be_wrong_anywhere(wrong: int) -> None:
     text = TEXTS[0]
     rng = random.Random(wrong)
     state, found = rng.getstate(), []
-    for mode in ("off", "on"):
+    for mode in ("off", "always"):
         rng.setstate(state)
         catalog = catalog_of(rng, text, 2)
         with pytest.MonkeyPatch.context() as patch:
@@ -167,7 +169,7 @@ async def test_a_member_that_fails_in_a_draft_leaves_as_ever(monkeypatch: pytest
             name: Entry(FakeBackend(name, FakeSettings(answer=text, faults=(fault,) if name == "b" else ())))
             for name in "abc"
         }
-        run_it = events_of(Catalog(entries), "a|b|c", "on", on_member_failure=failing)
+        run_it = events_of(Catalog(entries), "a|b|c", "always", on_member_failure=failing)
         if failing == "fail":
             with pytest.raises(BackendError, match="fails as scripted"):
                 await run_it
@@ -194,7 +196,7 @@ async def test_a_member_that_fails_on_its_way_to_a_draft_leaves_as_ever(monkeypa
             FakeSettings(answer=text, seed=2, confidence=0.6, words=words),
         )
         entries = {name: Entry(FakeBackend(name, value)) for name, value in zip("ab", values, strict=True)}
-        report = last(await events_of(Catalog(entries), "a|b", "on", on_member_failure="drop"))
+        report = last(await events_of(Catalog(entries), "a|b", "always", on_member_failure="drop"))
         assert [gone.model for gone in report.dropped] in ([], ["a"])
 
 
@@ -208,7 +210,7 @@ async def test_a_draft_that_does_not_fit_ends_nothing_early(
     text = "the answer is 12. " * times
     monkeypatch.setattr("strategies.engine.fused.Copier", lambda _: Guesser(text.encode() * 2, frozenset()))
     found, ears = [], (Ear(), Ear())
-    for mode, ear in zip(("off", "on"), ears, strict=True):
+    for mode, ear in zip(("off", "always"), ears, strict=True):
         backends = [FakeBackend(name, FakeSettings(answer=text, context=room)) for name in "ab"]
         entries = {one.name: Entry(guarded(one, Guard(one.name, Policy(), ear))) for one in backends}
         found.append(await events_of(Catalog(entries), "a|b", mode))
@@ -246,7 +248,7 @@ async def test_a_draft_that_hangs_is_not_waited_for_longer_than_a_step(
         entry.times.took(1, 0.001)
         entry.times.took(17, 0.003)
     with anyio.fail_after(3):
-        events = await events_of(Catalog(entries), "a|b|c", "on", member_seconds=0.3, on_member_failure="drop")
+        events = await events_of(Catalog(entries), "a|b|c", "always", member_seconds=0.3, on_member_failure="drop")
     (gone,) = last(events).dropped
     assert gone.late
     assert "longer than 0.30" in gone.reason
@@ -260,7 +262,7 @@ async def test_a_round_that_needed_a_pass_for_what_it_looked_up_is_not_spared(
     text = TEXTS[0]
     monkeypatch.setattr("strategies.engine.fused.Copier", lambda _: Guesser(text.encode(), frozenset()))
     passes = []
-    for mode in ("off", "on"):
+    for mode in ("off", "always"):
         entries = {
             name: Entry(FakeBackend(name, FakeSettings(answer=text, seed=n, recall=recall)))
             for n, name in enumerate("ab")
@@ -275,7 +277,7 @@ async def test_a_round_that_needed_a_pass_for_what_it_looked_up_is_not_spared(
 
 async def test_whoever_takes_no_drafts_is_stepped() -> None:
     entries = {name: Entry(FakeBackend(name, FakeSettings(answer=TEXTS[0], draft_noise=None))) for name in "ab"}
-    report = last(await events_of(Catalog(entries), "a|b", "on"))
+    report = last(await events_of(Catalog(entries), "a|b", "always"))
     assert report.drafts is None
 
 
@@ -283,7 +285,47 @@ async def test_nothing_is_told_of_a_noisy_draft() -> None:
     """Log-probabilities, draws and forms are of single steps: such an answer is written without drafts."""
     for asked in ({"logprobs": 1}, {"sampling": Sampling(temperature=1.0, seed=1)}, {"constraint": JSON}):
         entries = {name: Entry(FakeBackend(name, FakeSettings(answer=TEXTS[0], draft_noise=0.1))) for name in "ab"}
-        assert last(await events_of(Catalog(entries), "a|b", "on", **asked)).drafts is None  # type: ignore[arg-type]
+        assert last(await events_of(Catalog(entries), "a|b", "always", **asked)).drafts is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.0005, 0.1])
+@pytest.mark.parametrize("mode", ["auto", "on", "always"])
+async def test_drafts_that_never_fit_are_given_up_unless_they_always_are_to_be_made(
+    mode: str, noise: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise keeps `auto` from making any, unless it is negligible."""
+    text = "The answer is 12. " * 8
+    monkeypatch.setattr("strategies.engine.fused.Copier", lambda _: Guesser(text.encode(), frozenset(range(len(text)))))
+    monkeypatch.setattr("strategies.engine.fused.Pace", Metronomic)
+    entries = {name: Entry(FakeBackend(name, FakeSettings(answer=text, draft_noise=noise))) for name in "ab"}
+    report = last(await events_of(Catalog(entries), "a|b", mode))
+    if mode == "auto" and noise == 0.1:
+        assert report.drafts is None
+        return
+    assert report.drafts is not None and report.meters is not None
+    assert report.drafts.accepted == 0
+    # In steps: what longer passes took longer, and the steps that were made again behind noisy ones.
+    cost = report.drafts.proposed / 2 / 16 + (report.drafts.passes if noise == 0.1 else 0)
+    most = 1 + 0.02 * report.meters.pieces
+    assert cost > 10 * most if mode == "always" else report.drafts.passes and cost <= most
+
+
+class Metronomic(Pace):
+    """One that is told of passes that take twice as long over 17 tokens as over one."""
+
+    def __init__(self, times: Sequence[PassTimes], **settings: Any) -> None:
+        even = [PassTimes() for _ in times]
+        for each in even:
+            for tokens in (1, 2, 17):
+                each.took(tokens, self.took(tokens))
+        super().__init__(even, **settings)
+
+    def drafted(self, by: str, tokens: int, confirmed: int, spared: int, seconds: float) -> None:
+        super().drafted(by, tokens, confirmed, spared, self.took(tokens + 1))
+
+    @staticmethod
+    def took(tokens: int) -> float:
+        return 0.01 * (1 + (tokens - 1) / 16)
 
 
 async def test_a_second_stage_copies_the_first() -> None:
@@ -293,7 +335,7 @@ async def test_a_second_stage_copies_the_first() -> None:
         await events_of(
             Catalog({name: Entry(FakeBackend(name, FakeSettings(answer=text))) for name in "ab"}), "a>a|b", mode
         )
-        for mode in ("off", "on")
+        for mode in ("off", "always")
     ]
     assert told(plain) == told(drafted)
     before, after, report = last(plain).meters, last(drafted).meters, last(drafted).drafts
@@ -332,7 +374,7 @@ async def test_models_that_write_by_themselves_read_ahead_where_asked_to(
     """The same text as their own streams, in fewer passes where they repeat something."""
     text = "中国 the answer is 中国 the answer is the end 👍, it is 中国 the answer. " * 2
     found = []
-    for mode in ("off", "on"):
+    for mode in ("off", "always"):
         entries = {n: Entry(FakeBackend(n, FakeSettings(answer=text, draft_noise=noise))) for n in "ab"}
         found.append(await events_of(Catalog(entries), wiring, mode, sampling=asked))
     plain, drafted = found
@@ -360,9 +402,9 @@ async def test_models_that_write_by_themselves_read_ahead_where_asked_to(
 async def test_a_server_is_left_alone_where_only_it_knows(asked: dict[str, Any]) -> None:
     """A model with a server of its own writes by its stream unless nothing else can come of it."""
     catalog = Catalog({"a": Entry(FakeBackend("a", FakeSettings(answer=TEXTS[0])), native=True)})
-    assert last(await events_of(catalog, "a", "on", **asked)).drafts is None
+    assert last(await events_of(catalog, "a", "always", **asked)).drafts is None
     assert last(await events_of(catalog, "a", "auto", sampling=Sampling(temperature=0.0))).drafts is None
-    assert last(await events_of(catalog, "a", "on", sampling=Sampling(temperature=0.0))).drafts is not None
+    assert last(await events_of(catalog, "a", "always", sampling=Sampling(temperature=0.0))).drafts is not None
 
 
 async def test_what_only_a_server_understands_of_a_message_is_left_to_it() -> None:
@@ -378,7 +420,7 @@ async def test_an_unseen_stage_that_breaks_off_is_run_again(on: Any) -> None:
     """As where it is its backend's own stream."""
     fault = Fault(on=on, after=2 if on == "token" else 0, times=1)
     found = []
-    for mode in ("off", "on"):
+    for mode in ("off", "always"):
         backends = FakeBackend("a", FakeSettings(answer=TEXTS[0], faults=(fault,))), FakeBackend("b")
         catalog = Catalog({backend.name: Entry(backend) for backend in backends})
         found.append(await events_of(catalog, "a>b", mode, reruns=1))

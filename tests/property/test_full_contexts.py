@@ -81,8 +81,8 @@ async def test_how_much_was_said_is_no_matter_of_time(room: int) -> None:
         (0.0, "off", "off"),
         (0.001, "off", "off"),
         (0.001, "off", "auto"),
-        (0.0, "on", "off"),
-        (0.001, "on", "auto"),
+        (0.0, "always", "off"),
+        (0.01, "always", "auto"),
     ):
         entries = {}
         for number, name in enumerate("abc"):

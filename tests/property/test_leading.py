@@ -58,7 +58,7 @@ async def test_everything_is_told_as_without_a_leader(fuser: str, asked: dict[st
         rng = random.Random(seed)
         text, members = rng.choice(TEXTS), rng.choice((2, 3))
         wiring, state, found = "|".join("abc"[:members]), rng.getstate(), []
-        for mode in ("off", "on"):
+        for mode in ("off", "always"):
             rng.setstate(state)
             catalog = slowed(catalog_of(rng, text, members, recall=bool(seed)), "ab"[seed])
             found.append(await events_of(catalog, wiring, mode, fuser=fuser, **asked))
@@ -76,7 +76,7 @@ async def test_everything_is_told_as_without_a_leader(fuser: str, asked: dict[st
 async def test_a_leader_spares_the_others_passes() -> None:
     text = "The answer is 12 because it is the answer, and that is it. " * 2
     found = []
-    for mode in ("off", "on", "auto"):
+    for mode in ("off", "always", "auto"):
         entries = {
             name: Entry(FakeBackend(name, FakeSettings(answer=text, seed=n, confidence=0.9, delay=n * SLOW)))
             for n, name in enumerate("ab")
@@ -95,7 +95,7 @@ async def test_a_leader_spares_the_others_passes() -> None:
 
 async def test_members_that_are_equally_fast_run_ahead_of_nobody() -> None:
     entries = {name: Entry(FakeBackend(name, FakeSettings(answer=TEXTS[0], delay=SLOW))) for name in "ab"}
-    report = last(await events_of(Catalog(entries), "a|b", "on")).drafts
+    report = last(await events_of(Catalog(entries), "a|b", "always")).drafts
     assert report is not None
     assert report.proposed == report.led == 0
 
@@ -105,7 +105,7 @@ async def test_a_noisy_group_has_no_leader() -> None:
         name: Entry(FakeBackend(name, FakeSettings(answer=TEXTS[0], delay=n * SLOW, draft_noise=0.1)))
         for n, name in enumerate("ab")
     }
-    report = last(await events_of(Catalog(entries), "a|b", "on")).drafts
+    report = last(await events_of(Catalog(entries), "a|b", "always")).drafts
     assert report is not None
     assert report.proposed == 0
 
@@ -118,7 +118,7 @@ async def test_a_leader_that_fails_leaves_as_ever(failing: str) -> None:
         name: Entry(FakeBackend(name, FakeSettings(answer=TEXTS[0], delay=n * SLOW, faults=() if n else (fault,))))
         for n, name in enumerate("abc")
     }
-    answer = events_of(Catalog(entries), "a|b|c", "on", on_member_failure=failing)
+    answer = events_of(Catalog(entries), "a|b|c", "always", on_member_failure=failing)
     if failing == "fail":
         with pytest.raises(BackendError, match="fails as scripted"):
             await answer
@@ -146,7 +146,7 @@ async def test_a_leader_reads_nothing_behind_the_last_piece(after: int) -> None:
     for n, name in enumerate("ab"):
         for tokens in (1, 2, 17):
             entries[name].times.took(tokens, SLOW * n + SLOW / 20)
-    report = last(await events_of(Catalog(entries), "a|b", "on", sampling=Sampling(max_tokens=20)))
+    report = last(await events_of(Catalog(entries), "a|b", "always", sampling=Sampling(max_tokens=20)))
     assert report.drafts is not None
     assert report.drafts.led
 
@@ -159,14 +159,14 @@ async def test_a_leader_that_hangs_ahead_of_the_others_is_late_soon() -> None:
         for n, name in enumerate("ab")
     }
     with anyio.fail_after(3):
-        events = await events_of(Catalog(entries), "a|b", "on", member_seconds=0.3, on_member_failure="drop")
+        events = await events_of(Catalog(entries), "a|b", "always", member_seconds=0.3, on_member_failure="drop")
     assert [(gone.model, gone.late) for gone in last(events).dropped] == [("a", True)]
 
 
 async def test_a_leader_without_room_ends_nothing_early() -> None:
     text = "the answer is 12. " * 10
     found = []
-    for mode in ("off", "on"):
+    for mode in ("off", "always"):
         entries = {
             name: Entry(FakeBackend(name, FakeSettings(answer=text, delay=n * SLOW, context=60)))
             for n, name in enumerate("ab")
@@ -191,7 +191,7 @@ async def test_what_a_leader_says_is_not_taken_for_another_line(monkeypatch: pyt
     for seed in range(30):
         rng = random.Random(seed)
         state, found = rng.getstate(), []
-        for mode in ("off", "on"):
+        for mode in ("off", "always"):
             rng.setstate(state)
             found.append(await events_of(slowed(catalog_of(rng, TEXTS[0], 2), "a"), "a|b", mode))
         if list(map(bare, found[0])) != list(map(bare, found[1])):

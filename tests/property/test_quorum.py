@@ -87,7 +87,7 @@ ASKED: tuple[dict[str, Any], ...] = (
     {"top_k": 2, "sampling": Sampling(max_tokens=60)},
     {"top_k": 1, "sampling": Sampling(max_tokens=60)},
     {"drafts": "auto"},
-    {"drafts": "on"},
+    {"drafts": "always"},
 )
 WEIGHTS = (
     "{0}|{1}|{2}",
@@ -115,7 +115,7 @@ async def test_everything_is_told_as_in_lock_step(
 ) -> None:
     rng = random.Random(seed)
     text = rng.choice(TEXTS)
-    if asked.get("drafts") == "on" and fields.get("draft_noise"):
+    if asked.get("drafts") == "always" and fields.get("draft_noise"):
         asked = {**asked, "drafts": "auto"}  # what is scored with noise is no lock-step
     plain, early = await both(rng, lambda rng: catalog_of(rng, text, 3, late, **fields), wiring.format(*"abc"), **asked)
     assert list(map(bare, plain)) == list(map(bare, early))
@@ -359,7 +359,7 @@ async def test_drafts_are_read_by_all_and_nobody_waits_between_them() -> None:
             }
         )
 
-    plain, early = await both(random.Random(1), make, "a|b|c", drafts="on")
+    plain, early = await both(random.Random(1), make, "a|b|c", drafts="always")
     assert list(map(bare, plain)) == list(map(bare, early))
     drafts = last(early).drafts
     assert drafts is not None

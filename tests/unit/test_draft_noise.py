@@ -82,6 +82,10 @@ def test_what_is_said_of_it() -> None:
     assert verdict(off, 0.4) == (True, "draft_noise: 0.4 is true of all this")
     assert verdict(off, 0.2) == (False, "draft_noise: 0.35; 0.2 is not true")
     assert verdict(off, 0.0) == (False, "draft_noise: 0.35; 0.0 is not true")
+    off.behind = Difference(3, 6e-5, False, 0)
+    assert verdict(off, 0.4)[1].endswith("is true of all this, and so is 0.001, with which `auto` reads ahead")
+    assert verdict(off, 0.001) == (True, "draft_noise: 0.001 is true of all this")
+    assert verdict(off, 0.0) == (False, "draft_noise: 0.001; 0.0 is not true")
     assert verdict(off, None) == (True, "not exact")
 
 

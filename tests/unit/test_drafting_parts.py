@@ -15,7 +15,8 @@ from backends.passtimes import PassTimes
 from backends.protocol import DraftingSession
 from backends.types import Message, TopK
 from strategies.engine.drafting import Ahead, Copier, Pace
-from strategies.engine.drafting.verdicts import Scored, usable
+from strategies.engine.drafting.ahead import NEGLIGIBLE
+from strategies.engine.drafting.verdicts import LIKELY, Scored, at_least, usable
 from strategies.vocabulary import inventory_of
 
 ASK = (Message("user", "Hi"),)
@@ -100,6 +101,24 @@ def test_pass_times_are_reckoned_from_those_that_were_seen() -> None:
     assert times.step == pytest.approx(0.01, rel=0.01)
     times.took(1, 100.0)
     assert (times.step or 1.0) < 0.02  # one hiccup
+
+
+def test_a_pass_over_two_is_padded_where_three_take_less() -> None:
+    times = PassTimes()
+    times.took(1, 0.10)
+    times.took(2, 0.15)
+    assert times.padded(2) == 2  # nothing longer was seen
+    assert times.expected(3) == pytest.approx(0.20)
+    times.took(3, 0.11)
+    assert [times.padded(tokens) for tokens in (1, 2, 3, 4)] == [1, 3, 3, 4]
+    assert times.expected(2) == times.expected(3) == pytest.approx(0.11)
+    slow = PassTimes()
+    for tokens, seconds in ((1, 0.10), (2, 0.11), (3, 0.105), (17, 0.2)):
+        slow.took(tokens, seconds)
+    assert slow.padded(2) == 2  # hardly less is not worth it
+    assert (
+        slow.expected(2) == slow.expected(3) == pytest.approx(0.11)
+    )  # nor are longer passes shorter than shorter ones
 
 
 def paced(step: float, wide: float, *, exact: bool = True) -> Pace:
@@ -267,6 +286,42 @@ async def test_places_that_were_scored_take_no_pass() -> None:
         assert not ahead.knows((73,))
 
 
+async def test_a_padded_pass_is_that_without() -> None:
+    """Whether the group goes on along the draft, off it, or with the very id that it was padded with."""
+    times = PassTimes()
+    for tokens, seconds in ((1, 0.1), (2, 0.15), (3, 0.1)):
+        times.took(tokens, seconds)
+    backend = FakeBackend("a", FakeSettings(answer="one two three"))
+    for path in ((70, 71, 72), (70, 71, 71, 71, 73), (70, 80), (71, 71, 71)):
+        async with backend.open(ASK, k=5) as real, backend.open(ASK, k=5) as session:
+            ahead = Ahead(session, times)
+            same(await real.step(), await ahead.step())
+            rows = await ahead.read_ahead((70,), (71,))
+            assert rows is not None and len(rows) == 2
+            assert session.ids[-3:] == (70, 71, 71)  # type: ignore[attr-defined]
+            assert ahead.drafted == 1
+            for id in path:
+                same(await real.step((id,)), await ahead.step((id,)))
+                assert (await real.lookup([5, 6])).tolist() == (await ahead.lookup([5, 6])).tolist()
+            await ahead.settle_down()
+            assert session.ids == real.ids[: len(session.ids)]  # type: ignore[attr-defined]
+    backend.settings = FakeSettings(context=40)
+    async with backend.open(ASK, k=5) as session:
+        ahead = Ahead(session, times)
+        await ahead.step()
+        while (ahead.room((70,)) or 0) > 1:
+            await ahead.step((70,))
+        assert await ahead.read_ahead((70,), (71,)) is not None
+        assert session.ids[-2:] == (70, 71)  # type: ignore[attr-defined]  # there is no room for more
+
+
+@pytest.mark.parametrize(("said", "taken"), [(0.0, 0.0), (NEGLIGIBLE, 0.0), (0.0011, 0.0011), (None, None)])
+async def test_negligible_noise_counts_as_none(said: float | None, taken: float | None) -> None:
+    backend = FakeBackend("a", FakeSettings(draft_noise=said))
+    async with backend.open(ASK, k=5) as session:
+        assert Ahead(session, PassTimes()).noise == taken
+
+
 async def test_what_is_not_trusted_is_stepped_singly() -> None:
     backend = FakeBackend("a", FakeSettings(draft_noise=0.5))
     async with backend.open(ASK, k=5) as real, backend.open(ASK, k=5) as session:
@@ -415,7 +470,28 @@ async def test_noise_is_let_through_only_where_everybody_is_sure() -> None:
     ]  # 0.6 is above one half, and there is no noise
     apart = await scored(backend, (70, 99, 72), [sure, sure, sure], 0.4)
     assert usable([one, apart]) == [1, 1]
-    assert usable([await scored(backend, (70,), [[1.0]], 0.7)]) == [0]  # so much noise allows nothing
+    assert usable([await scored(backend, (70,), [[0.8, 0.19]], 0.6)]) == [1]  # the others have 0.38 at most
+    assert usable([await scored(backend, (70,), [[0.8, 0.19]], 0.9)]) == [0]
+    assert usable([await scored(backend, (70,), [[0.8, 0.009]], 0.6)]) == [0]  # tokens that seldom come are off by more
+
+
+def test_what_a_single_step_gives_is_not_less_than_is_reckoned() -> None:
+    """Whatever the noise does to each log-probability, within its bounds."""
+    rng = np.random.default_rng(5)
+    close = 0
+    for _ in range(2000):
+        noise, size = rng.uniform(0.0, 1.0), int(rng.integers(2, 40))
+        scored = rng.dirichlet(np.full(size, rng.choice((0.05, 0.3, 1.0))))
+        off = np.where(scored >= LIKELY, noise, 2 * noise)
+        single = scored * np.exp(rng.choice((-1.0, 1.0), size) * off)
+        at = int(np.argmax(scored))
+        # The token's own is what the others leave: keep those where that is within its bounds, too.
+        single[at] = 1.0 - (single.sum() - single[at])
+        if single[at] > 0 and abs(np.log(single[at] / scored[at])) <= noise:
+            least = at_least(scored[: int(rng.integers(at + 1, size + 1))], at, noise)
+            assert least <= single[at] + 1e-12
+            close += least > 0.9 * single[at]
+    assert close > 300
 
 
 def same(one: TopK, other: TopK) -> None:

@@ -213,6 +213,7 @@ class Both(FakeBackend):
         ("ahead", "auto", {}, True),
         ("a", "auto", {"temperature": 0}, True),
         ("a", "on", {"temperature": 0}, False),
+        ("a", "always", {"temperature": 0}, False),
         ("plain", "on", {"temperature": 0}, True),
         (
             "ahead",

@@ -57,7 +57,7 @@ async def test_text_end_and_usage_are_the_servers_own(engines: dict[str, Engine]
     for question, asked in cases:
         plain, nothing, _ = await answer(catalog, wiring, question, "off", **asked)
         assert nothing == 0
-        drafted, _, said = await answer(catalog, wiring, question, "on", **asked)
+        drafted, _, said = await answer(catalog, wiring, question, "always", **asked)
         assert drafted == plain
         assert "\ufffd" not in drafted[-1][0]
         ends.add((plain[-1][1], bool(asked.get("stop"))))

@@ -11,10 +11,10 @@ the same with and without drafts, but for the number of passes. Where they do no
 can't matter (`verdicts`), and all others come from single steps. Time decides how long drafts are, never what is said.
 """
 
-from strategies.engine.drafting.ahead import Ahead
+from strategies.engine.drafting.ahead import Ahead, noise_of
 from strategies.engine.drafting.copying import Copier
 from strategies.engine.drafting.drafts import Drafts
 from strategies.engine.drafting.leading import Leader
 from strategies.engine.drafting.pace import Pace
 
-__all__ = ["Ahead", "Copier", "Drafts", "Leader", "Pace"]
+__all__ = ["Ahead", "Copier", "Drafts", "Leader", "Pace", "noise_of"]

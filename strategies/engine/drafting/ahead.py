@@ -16,6 +16,15 @@ KEPT = 64
 """Ids that a group has followed a line, after which all but the last `NEAR` of them are let go: a leader's line has no end."""
 SPARE = 2
 """Tokens that may be missing from a context (`RoomySession`)."""
+NEGLIGIBLE = 0.001
+"""Nats that drafts may be off and count as exact all the same: what an engine that computes in single precision differs by from itself,
+depending on who else is asking, is a tenth of it."""
+
+
+def noise_of(session: Session) -> float | None:
+    """Nats by which its scored drafts may be off: 0.0 for those that are exact, or negligibly far from it; None: it is not to draft."""
+    noise = session.draft_noise if isinstance(session, DraftingSession) else None
+    return 0.0 if noise is not None and noise <= NEGLIGIBLE else noise
 
 
 class Ahead:
@@ -24,7 +33,7 @@ class Ahead:
     To its group it stands where the group took it; the real session may stand further on, behind a draft. Without `read_ahead` it makes
     just the calls that are made of it.
 
-    noise: of the real session's drafts, nats; None: it is not to draft. passes: of the real session. served: places given from what was
+    noise: of the real session's drafts, as `noise_of` has it. passes: of the real session. served: places given from what was
     kept. settled: passes made again, singly, for a place that a draft had passed. drafted, confirmed: ids read ahead, and those of them
     that the group then said. times: where it is noted how long passes take. full: there is no room for drafts any more, or no time.
     """
@@ -37,7 +46,7 @@ class Ahead:
     def __init__(self, session: Session, times: PassTimes) -> None:
         self._session = session
         self.times = times
-        self.noise = session.draft_noise if isinstance(session, DraftingSession) else None
+        self.noise = noise_of(session)
         self._here: list[int] = []  # appended, as the group sees it
         self._held: list[
             int
@@ -117,11 +126,15 @@ class Ahead:
         """Score `append`, which the group is about to say, and `draft`, which it may say behind it, in one pass.
 
         guessed: count the draft as one; not where the group has said it already. The distributions behind each of these ids; None where
-        there is no room for so many. Raises as `Session.score`.
+        there is no room for so many. Where a longer pass takes less, the last id is read more than once. Raises as `Session.score`.
         """
         await self._back()
         missing = self._here[self._common :]
         ids = [*missing, *append, *draft]
+        wanted, room = len(ids), self.room(append)
+        more = self.times.padded(wanted) - wanted
+        if room is None or len(draft) + more <= room:
+            ids += ids[-1:] * more
         began = time.perf_counter()
         try:
             tops = await self._session.score(ids)
@@ -133,7 +146,7 @@ class Ahead:
         self.drafted += len(draft) if guessed else 0
         self._held.extend(ids)
         self._common = len(self._here)
-        self._base, self._line, self._rows = len(self._here), ids[len(missing) :], tops[len(missing) :]
+        self._base, self._line, self._rows = len(self._here), ids[len(missing) : wanted], tops[len(missing) : wanted]
         self._standing = True
         self._reached = self._base + len(append) + (0 if guessed else len(draft))
         return self._rows

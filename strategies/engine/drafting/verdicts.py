@@ -1,9 +1,9 @@
 """Which scored distributions may be used though their last digits are not those of single steps.
 
 A place may be passed on a scored distribution if every member of the group is sure of the same next pieces there: each gives the token of
-its draft so much that, however the noise fell, it is above one half; all drafts spell the same pieces; and no other token that spells
-the beginning of the same, or more than it, has a share that could matter later. Then every pool whose piece is that of the members where
-all agree (`Pool.unanimous`) says that piece in either case, and keeps the same readings. Everything else is stepped singly.
+its draft so much that, however the noise fell, it is above one half (`at_least`); all drafts spell the same pieces; and no other token
+that spells the beginning of the same, or more than it, has a share that could matter later. Then every pool whose piece is that of the
+members where all agree (`Pool.unanimous`) says that piece in either case, and keeps the same readings. Everything else is stepped singly.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backends.types import TopK
 from strategies.vocabulary import Speller
 
 SURE = 0.55
 """What every member must give the piece at least, noise taken off."""
+LIKELY = 0.01
+"""Tokens of less may be off by more than a session's noise, which is that of likely ones: by twice as many nats, it is reckoned."""
 ALIKE = 0.002
 """What it may give other tokens that the same text begins with: below the share at which a reading is worth a forward pass."""
 
@@ -62,19 +65,30 @@ def _alike(spelled: Sequence[Sequence[int]]) -> int:
 
 def _sure(member: Scored, pieces: Sequence[int], ends: Sequence[int], most: int) -> int:
     """Pieces of the draft that the member is sure of, about `most` at most."""
-    least = SURE * math.exp(member.noise)
     begin = 0
     for token, end, row in zip(member.draft, ends, member.rows, strict=False):
         if begin >= most:
             break
         probs = np.exp(row.logprobs)
         found = np.flatnonzero(row.ids == token)
-        if not len(found) or probs[found[0]] < least:
+        if not len(found) or at_least(probs, int(found[0]), member.noise) < SURE:
             return begin
         if _others(member.speller, row.ids.tolist(), probs.tolist(), token, pieces[begin:]) > ALIKE:
             return begin
         begin = end
     return begin
+
+
+def at_least(probs: NDArray[np.float64], at: int, noise: float) -> float:
+    """What a single step gives this token at least: its log-probability is off by at most the noise; and so are those of all others, who
+    therefore have at most so much.
+
+    probs: float64 [k], of those that are listed.
+    """
+    likely = float(probs[probs >= LIKELY].sum()) - float(probs[at])
+    rest = max(0.0, 1.0 - float(probs[at]) - likely)
+    others = likely * math.exp(noise) + rest * math.exp(2 * noise)
+    return max(float(probs[at]) * math.exp(-noise), 1.0 - others)
 
 
 def _others(speller: Speller, ids: Sequence[int], probs: Sequence[float], token: int, coming: Sequence[int]) -> float:
