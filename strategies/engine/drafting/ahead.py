@@ -157,6 +157,14 @@ class Ahead:
         return self._line[len(self._here) - self._base : len(self._rows)] if self._on_the_line else []
 
     @property
+    def tip(self) -> TopK | None:
+        """What comes behind `beyond`; None: that was not asked yet."""
+        if self._on_the_line and len(self._rows) == len(self._line):
+            return self._rows[-1]
+        read = self._latest is not None and len(self._held) == len(self._here) == self._common
+        return self._latest if read and not self._excess and not self._standing else None
+
+    @property
     def _on_the_line(self) -> bool:
         at = len(self._here) - self._base
         return bool(self._rows) and at >= 0 and self._here[self._base :] == self._line[:at]
@@ -166,8 +174,7 @@ class Ahead:
 
         text: id → its bytes; what says nothing is not read. False: nothing was done. Raises as `Session.step`, but not for want of room.
         """
-        on = self._on_the_line and len(self._rows) == len(self._line)
-        tip = self._rows[-1] if on else self._latest
+        on, tip = self._on_the_line and len(self._rows) == len(self._line), self.tip
         there = self._base + len(self._rows) if on else len(self._here)
         if tip is None or len(self._held) != there or self._excess or self._common < len(self._here):
             return False

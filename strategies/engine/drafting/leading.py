@@ -88,10 +88,13 @@ class Leader:
         return steps
 
     def guess(self, said: bytes, most: int) -> bytes:
-        """What the leader has said behind `said`, as far as the group is still with it."""
+        """What the leader has said behind `said`, and what it would say next, as far as the group is still with it."""
         if not self._led:
             return b""
-        text = self._vocabularies[self.member].tokens
-        ahead = b"".join([text[id] for id in self._sessions[self.member].beyond])
+        text, session = self._vocabularies[self.member].tokens, self._sessions[self.member]
+        ids = session.beyond
+        if (tip := session.tip) is not None:
+            ids.append(int(tip.ids[0]))
+        ahead = b"".join([text[id] for id in ids])
         since = said[self._at :]
         return ahead[len(since) :][:most] if ahead.startswith(since) else b""
