@@ -57,15 +57,15 @@ async def run_fused(stage: FusedStage, job: Job) -> tuple[str, StageReport]:
         closing = int(ended and len(stage.branches) == 1 and job.catalog[stage.branches[0].model].native)
         usage = {  # a server that writes by itself counts the token that ends its text, so it does where it is read through a session
             member.index: Usage(session.prompt_tokens, written + closing)
-            for member, session, written in zip(members, group.opened, group.written(), strict=True)
+            for member, session, written in zip(members, group.members.opened, group.written(), strict=True)
             if not isinstance(session, BackendError)
         }
-    seconds = {member.index: spent for member, spent in zip(members, group.seconds, strict=True)}
+    seconds = {member.index: spent for member, spent in zip(members, group.members.seconds, strict=True)}
     reports = tuple(
         BranchReport(branch.model, branch.role, usage.get(index, Usage()), weight, seconds.get(index, 0.0))
         for index, (branch, weight) in enumerate(zip(stage.branches, stage.weights, strict=True))
     )
-    meters = replace(group.fuser.meters, passes=group.passes, widened=group.widened)
+    meters = replace(group.fuser.meters, passes=group.members.passes, widened=group.widened)
     if not writer.stopped:
         reason = guiding.finish_of(writer.calls, reason)
     own = max(0.0, stepped - group.waited)

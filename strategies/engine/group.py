@@ -1,25 +1,25 @@
-"""The sessions of a group: each is taken where the fuser wants it, and one that fails is dropped or ends the run."""
+"""A group, round by round: its members are taken where the fuser wants them, and one that fails is dropped or ends the run."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
 import anyio.lowlevel
 
-from backends.errors import BackendError, BackendTimeout, CapabilityMissing, ContextTooLong
+from backends.errors import BackendError, BackendTimeout, ContextTooLong
 from backends.protocol import Session, WideningSession
-from backends.types import LogProbs, TopK
-from strategies.engine.drafting import Ahead, Drafts
+from strategies.engine.drafting import Drafts
 from strategies.engine.drafting.drafts import Plan
 from strategies.engine.events import DraftReport, Dropped, QuorumReport
-from strategies.engine.options import FIRST_STEP, Options
+from strategies.engine.members import Members, deepest
+from strategies.engine.options import Options
 from strategies.engine.quorum import Quorum
-from strategies.engine.waiting import Deadline, close, contained, together
-from strategies.fusion import Commit, Fuser, Lookup, Node, NothingToSay, root, route
+from strategies.engine.waiting import close, contained, together
+from strategies.fusion import Commit, Fuser, Lookup, Node, NothingToSay, route
 
 T = TypeVar("T")
 
@@ -32,19 +32,17 @@ WIDEST = 8
 
 
 class Group:
-    """A fuser's members and where each of them stands.
+    """A fuser and its members.
 
-    Members are numbered as the fuser numbers them. names, branches: each one's model, and its place in the stage.
-    sessions: None for one that is dropped. opened: the same from the start on; an error stands for one that could not be opened.
-    pieces: said so far. passes: forward passes of all members. widened: times that lists were made longer. dropped: who left, in order.
-    waited: seconds spent waiting for members; seconds: of each member alone, in its forward passes.
-    drafts: where the group may read ahead; its sessions are then those of the drafts. quorum: where it need not wait for everybody; its
-    fuser is then that one's.
+    Members are numbered as the fuser numbers them. names, branches: each one's model, and its place in the stage. opened: an error stands
+    for one that could not be opened. pieces: said so far. widened: times that lists were made longer. dropped: who left, in order.
+    waited: seconds spent waiting for members. drafts: where the group may read ahead; its sessions are then those of the drafts. quorum:
+    where it need not wait for everybody; its fuser is then that one's.
     """
 
     __slots__ = (
-        "_ahead", "_certified", "_drafts", "_ended", "_full", "_names", "_on_drop", "_options", "_quorum", "_said", "branches", "dropped",
-        "fuser", "opened", "passes", "pieces", "places", "seconds", "sessions", "waited", "widened",
+        "_certified", "_drafts", "_ended", "_full", "_on_drop", "_options", "_quorum", "_said", "branches", "dropped", "fuser", "members",
+        "pieces", "waited", "widened",
     )  # fmt: skip
 
     def __init__(
@@ -58,29 +56,23 @@ class Group:
         drafts: Drafts | None = None,
         quorum: Quorum | None = None,
     ) -> None:
+        self.members = Members(names, opened, fuser, options.member_seconds, self._moved)
         self._drafts = drafts
         self._quorum = quorum
         if quorum is not None:
-            quorum.steps = self
-        self._ahead: Sequence[Ahead | None] = [one if isinstance(one, Ahead) else None for one in opened]
+            quorum.members, quorum.steps = self.members, self
         self._said = bytearray()
-        self._names = names
         self._options = options
         self._on_drop = on_drop
         self.branches = branches
         self.fuser = fuser
-        self.opened = opened
-        self.sessions = [None if isinstance(session, BackendError) else session for session in opened]
-        self.places: list[Node | None] = [None] * len(opened)
         self._ended = False
         # Where all stood when somebody could read no more; None for one that has yet to say what was said.
         self._full: list[int | None] | None = None
         self.pieces = 0
-        self.passes = 0
         self.widened = 0
         self._certified = 0
         self.waited = 0.0
-        self.seconds = [0.0] * len(opened)
         self.dropped: list[Dropped] = []
 
     async def start(self, dropped: Sequence[Dropped]) -> None:
@@ -88,7 +80,7 @@ class Group:
         for one in dropped:
             self.dropped.append(one)
             await self._on_drop(one)
-        for member, session in enumerate(self.opened):
+        for member, session in enumerate(self.members.opened):
             if isinstance(session, BackendError):
                 await self.leave(member, session)
 
@@ -112,8 +104,8 @@ class Group:
         """How deep each member stands, or is about to; None for one that has yet to say what was said."""
         quorum, due = self._quorum, self.fuser.due()
         return [
-            None if quorum is not None and quorum.fuser.behind(member) else _deepest(place, nodes)
-            for member, (place, nodes) in enumerate(zip(self.places, due, strict=True))
+            None if quorum is not None and quorum.fuser.behind(member) else deepest(place, nodes)
+            for member, (place, nodes) in enumerate(zip(self.members.places, due, strict=True))
         ]
 
     async def _together(self, room: int | None) -> None:
@@ -123,8 +115,8 @@ class Group:
                 await self._read_ahead(drafts, room)
                 drafts.stepping(())
             due = fuser.due()
-            calls = [(member, self.visit(member, nodes)) for member, nodes in enumerate(due) if nodes]
-            await self._round(calls, [len(due[member]) * self._expected(member, 1) for member, _ in calls])
+            calls = [(member, self.members.visit(member, nodes)) for member, nodes in enumerate(due) if nodes]
+            await self._round(calls, [len(due[member]) * self.members.expected(member, 1) for member, _ in calls])
             while wanted := self._wants():
                 await self._supply(wanted)
             if drafts is not None and any(due):
@@ -156,12 +148,12 @@ class Group:
     ) -> None:
         """If a draft pays, who is behind is waited for first: all read it together."""
         behind = quorum.lagging
-        if any(self.places[member] is None for member in behind):
+        if any(self.members.places[member] is None for member in behind):
             return  # nobody knows how long a prompt takes
         if behind:
             here = [() if member in behind else nodes for member, nodes in enumerate(due)]
             late = 2 * max(
-                self._expected(member, 1) for member in behind
+                self.members.expected(member, 1) for member in behind
             )  # a pass under way, and one over what was missed
             if not self._plans(drafts, here, room, late):
                 return
@@ -174,11 +166,15 @@ class Group:
                 drafts.waited(seconds)
         await self._read_ahead(drafts, room)
 
+    def _moved(self, member: int) -> None:
+        if self._drafts is not None:
+            self._drafts.stands(member, len(self._said))
+
     async def _supply(self, wanted: Sequence[Lookup]) -> None:
         """Have the fuser's wishes looked up."""
-        values = await self._each([(lookup.member, self.look_up(lookup)) for lookup in wanted])
+        values = await self._each([(lookup.member, self.members.look_up(lookup)) for lookup in wanted])
         for lookup, logprobs in zip(wanted, values, strict=True):
-            if logprobs is not None and self.sessions[lookup.member] is not None:
+            if logprobs is not None and self.members.sessions[lookup.member] is not None:
                 self.fuser.supply(lookup, logprobs)
 
     def commit(self) -> Commit:
@@ -207,7 +203,7 @@ class Group:
         times = 2 ** (self.widened + 1)
         if times > WIDEST:
             return
-        able = [session for session in self.sessions if isinstance(session, WideningSession)]
+        able = [session for session in self.members.sessions if isinstance(session, WideningSession)]
         longer = [session.widen(self._options.top_k * times) for session in able]
         self.widened += any(longer)
 
@@ -230,7 +226,7 @@ class Group:
 
     async def settle_down(self) -> None:
         """The last piece is said, by everybody: no session holds more than was said."""
-        for session, ahead in zip(self.sessions, self._ahead, strict=True):
+        for session, ahead in zip(self.members.sessions, self.members.ahead, strict=True):
             if session is not None and ahead is not None:
                 with suppress(BackendError):  # the answer is whole
                     await ahead.settle_down()
@@ -238,18 +234,21 @@ class Group:
     def written(self) -> list[int]:
         """Tokens that each member has said: also those of the last piece, which nobody needed to read any more."""
         if self._full is not None:
-            return [self.depth(member) if stood is None else stood for member, stood in enumerate(self._full)]
+            return [self.members.depth(member) if stood is None else stood for member, stood in enumerate(self._full)]
         if self._ended:  # in lock-step all would stand where they were asked for it
-            last = [nodes[-1] if nodes else place for place, nodes in zip(self.places, self.fuser.due(), strict=True)]
+            last = [
+                nodes[-1] if nodes else place
+                for place, nodes in zip(self.members.places, self.fuser.due(), strict=True)
+            ]
             return [0 if node is None else node.depth for node in last]
-        return [self.depth(member) for member in range(len(self.places))]
+        return [self.members.depth(member) for member in range(len(self.members.places))]
 
     async def leave(self, member: int, error: BackendError) -> None:
         """Go on without this member. Raises the error if it is the last one, or if the group is not to go on without any."""
-        alone = all(session is None for other, session in enumerate(self.sessions) if other != member)
+        alone = all(session is None for other, session in enumerate(self.members.sessions) if other != member)
         if self._options.on_member_failure == "fail" or alone:
             raise error
-        session, self.sessions[member] = self.sessions[member], None
+        session, self.members.sessions[member] = self.members.sessions[member], None
         said = self.pieces
         if self._quorum is not None:  # it has left where it stands
             said -= self._ended + self._quorum.fuser.behind(member)
@@ -265,7 +264,7 @@ class Group:
     async def _round(self, calls: Sequence[tuple[int, Awaitable[T]]], seconds: Sequence[float]) -> list[T | None]:
         """As `_each`. Whoever leads runs ahead until the others are done, which is expected to take them so long each."""
         leader = None if self._drafts is None or not calls else self._drafts.leader
-        if leader is None or not leader.chosen([m for m, session in enumerate(self.sessions) if session is not None]):
+        if leader is None or not leader.chosen(self.members.live):
             return await self._each(calls)
         first = leader.member
         made: list[tuple[int, Awaitable[T | None]]] = [
@@ -282,16 +281,11 @@ class Group:
         found = None if own is None else await own
         await anyio.lowlevel.checkpoint()  # the others' calls begin
         began = time.perf_counter()
-        passes = await self._drafts.run_on(partial(self._limit, member))
-        self.passes += passes
+        passes = await self._drafts.run_on(partial(self.members.limit, member))
+        self.members.passes += passes
         if passes:
-            self.seconds[member] += time.perf_counter() - began
+            self.members.seconds[member] += time.perf_counter() - began
         return found
-
-    def _expected(self, member: int, tokens: int) -> float:
-        """Seconds of a member's pass, as far as that is known."""
-        ahead = self._ahead[member]
-        return 0.0 if ahead is None else ahead.times.expected(tokens) or 0.0
 
     async def _each(self, calls: Sequence[tuple[int, Awaitable[T]]]) -> list[T | None]:
         """Results of the members' calls, made side by side; None for a member that had to be dropped."""
@@ -318,107 +312,36 @@ class Group:
         if not plans:
             return
         earlier = [(plan.member, nodes) for plan in plans if (nodes := due[plan.member][:-1])]
-        await self._each([(member, self.visit(member, nodes)) for member, nodes in earlier])
-        plans = [plan for plan in plans if self.sessions[plan.member] is not None]
+        await self._each([(member, self.members.visit(member, nodes)) for member, nodes in earlier])
+        plans = [plan for plan in plans if self.members.sessions[plan.member] is not None]
         if not plans:  # all who would have read have left
             return
         began = time.perf_counter()
-        calls = [(plan.member, self._score(plan)) for plan in plans]
-        rows = await self._round(calls, [self._expected(plan.member, 1 + len(plan.draft)) for plan in plans])
+        calls = [(plan.member, self.members.score(plan)) for plan in plans]
+        rows = await self._round(calls, [self.members.expected(plan.member, 1 + len(plan.draft)) for plan in plans])
         drafts.scored(plans, rows, time.perf_counter() - began)
 
     def _plans(self, drafts: Drafts, due: Sequence[Sequence[Node]], room: int | None, late: float = 0.0) -> list[Plan]:
-        live = [member for member, session in enumerate(self.sessions) if session is not None]
-        return drafts.plan(due, self.places, live, bytes(self._said), room, late)
+        return drafts.plan(due, self.members.places, self.members.live, bytes(self._said), room, late)
 
     async def read_said(self, member: int, nodes: Sequence[Node], pieces: Sequence[int]) -> None:
         """See `strategies.engine.quorum.Steps`. Only where scored drafts are as good as single steps."""
-        ahead, place = self._ahead[member], self.places[member]
+        ahead, place = self.members.ahead[member], self.members.places[member]
         if ahead is None or ahead.noise != 0.0 or ahead.full or place is None:
             return
         assert self._quorum is not None
         drop, append = route(place, nodes[-1])
         draft = self._quorum.fuser.tokens(member, pieces)
         if draft and append and not ahead.knows(append, drop):
-            await self.visit(member, nodes[:-1])
-            await self._score(Plan(member, nodes[-1], draft, guessed=False))
-
-    def depth(self, member: int) -> int:
-        """See `strategies.engine.quorum.Steps`."""
-        return _deepest(self.places[member], self.fuser.due()[member])
-
-    async def _score(self, plan: Plan) -> list[TopK] | None:
-        session, place = self._ahead[plan.member], self.places[plan.member]
-        assert session is not None
-        assert place is not None
-        drop, append = route(place, plan.node)
-        if drop:
-            await session.rewind(drop)
-            while drop:
-                assert place.parent is not None
-                place, drop = place.parent, drop - 1
-            self.places[plan.member] = place
-        began = time.perf_counter()
-        with self._limit(plan.member, tokens=len(append) + len(plan.draft)):
-            rows = await session.read_ahead(append, plan.draft, guessed=plan.guessed)
-        self.seconds[plan.member] += time.perf_counter() - began
-        self.passes += rows is not None
-        return rows
-
-    async def visit(self, member: int, nodes: Sequence[Node]) -> None:
-        session, ahead = self.sessions[member], self._ahead[member]
-        assert session is not None
-        for node in nodes:
-            here = self.places[member]
-            drop, append = route(root(node) if here is None else here, node)
-            if drop:
-                await session.rewind(drop)
-            began = time.perf_counter()
-            known = ahead is not None and ahead.knows(append)  # it has been rewound by now
-            with self._limit(member, FIRST_STEP if here is None else 1.0):
-                top = await session.step(append)
-            self.seconds[member] += time.perf_counter() - began
-            self.places[member] = node
-            if self._drafts is not None:
-                self._drafts.stands(member, len(self._said))
-            self.passes += not known
-            self.fuser.feed(member, node, top)
-
-    def _limit(self, member: int, times: float = 1.0, tokens: int = 1) -> Deadline | nullcontext[None]:
-        """times: how much longer than another step it may take. tokens: that it reads; what more than one take longer is granted."""
-        seconds = self._options.member_seconds
-        if seconds is None:
-            return nullcontext()
-        if tokens > 1:
-            step = self._expected(member, 1)
-            # As long as nobody knows what they cost, as so many steps.
-            seconds += max(0.0, self._expected(member, tokens) - step) if step else seconds * (tokens - 1)
-        return Deadline(self._names[member], seconds * times)
+            await self.members.visit(member, nodes[:-1])
+            await self.members.score(Plan(member, nodes[-1], draft, guessed=False))
 
     def _wants(self) -> Sequence[Lookup]:
         try:
             return self.fuser.wants()
         except NothingToSay as error:
-            message = f"The models {', '.join(self._names)} gave no text a probability, only control tokens."
-            raise BackendError(self._names[0], message) from error
-
-    async def look_up(self, lookup: Lookup) -> LogProbs | None:
-        """None where the server can't: the step is then chosen from the lists alone, and metered as uncertified."""
-        session, ahead = self.sessions[lookup.member], self._ahead[lookup.member]
-        assert session is not None
-        before = 0 if ahead is None else ahead.passes
-        try:
-            with self._limit(lookup.member):
-                return await session.lookup(lookup.ids)
-        except CapabilityMissing:
-            return None
-        finally:
-            if ahead is not None:
-                self.passes += ahead.passes - before
-
-
-def _deepest(place: Node | None, due: Sequence[Node]) -> int:
-    return max((node.depth for node in (place, *due) if node is not None), default=0)
+            message = f"The models {', '.join(self.members.names)} gave no text a probability, only control tokens."
+            raise BackendError(self.members.names[0], message) from error
 
 
 def dropped(error: BackendError, branch: int, piece: int) -> Dropped:

@@ -27,9 +27,9 @@ from anyio.abc import TaskGroup
 
 from backends.errors import BackendError
 from backends.protocol import RoomySession, Session
-from backends.types import LogProbs
 from strategies.engine.events import QuorumReport
-from strategies.fusion import Chooser, FuserFactory, Guide, LinearPool, Lookup, Node, Tell
+from strategies.engine.members import Members
+from strategies.fusion import Chooser, FuserFactory, Guide, LinearPool, Node, Tell
 from strategies.fusion.quorum import QuorumPool
 
 LAG = 16
@@ -52,24 +52,12 @@ def may_be_early(
 class Steps(Protocol):
     """What a `Quorum` has its group do. Raise BackendError."""
 
-    async def visit(self, member: int, nodes: Sequence[Node]) -> None:
-        """Take a member's session to these nodes, one after another, and feed what it says there."""
-        ...
-
     async def read_said(self, member: int, nodes: Sequence[Node], pieces: Sequence[int]) -> None:
-        """Before `visit`: have a member read, in one pass, the last of these nodes and the pieces that were said behind it, if it can."""
-        ...
-
-    async def look_up(self, lookup: Lookup) -> LogProbs | None:
-        """None where the server can't."""
+        """Before `Members.visit`: have a member read, in one pass, the last of these nodes and what was said behind it, if it can."""
         ...
 
     async def leave(self, member: int, error: BackendError) -> None:
         """Go on without a member, or raise the error."""
-        ...
-
-    def depth(self, member: int) -> int:
-        """Tokens that a member has appended, or is about to, to its prompt."""
         ...
 
 
@@ -79,10 +67,11 @@ class Quorum:
     tasks: in which members follow; they end with it. sessions: as they were opened; one whose context is not known is not left behind.
     """
 
-    __slots__ = ("_arrived", "_failed", "_gone", "_level", "_rooms", "_running", "_tasks", "fuser", "steps")
+    __slots__ = ("_arrived", "_failed", "_gone", "_level", "_rooms", "_running", "_tasks", "fuser", "members", "steps")
 
+    members: Members
     steps: Steps
-    """Set by the group."""
+    """Both set by the group."""
 
     def __init__(self, fuser: QuorumPool, tasks: TaskGroup, sessions: Sequence[Session | BackendError]) -> None:
         self.fuser = fuser
@@ -175,7 +164,7 @@ class Quorum:
         room = self._rooms[member]
         if room is None or self.fuser.behind(member) >= LAG:
             return False
-        return room - self.steps.depth(member) - self.fuser.unread_bytes(member) >= SPARE
+        return room - self.members.depth(member) - self.fuser.unread_bytes(member) >= SPARE
 
     def _start(self) -> None:
         """Have everybody follow who is late."""
@@ -198,7 +187,7 @@ class Quorum:
 
     async def _keep_up(self, member: int) -> None:
         """Say what the others have said, up to the distribution that the next piece needs."""
-        fuser, steps = self.fuser, self.steps
+        fuser, members, steps = self.fuser, self.members, self.steps
         while True:
             behind = fuser.behind(member)
             if nodes := fuser.due()[member]:
@@ -206,10 +195,10 @@ class Quorum:
                     return
                 if behind and nodes[-1].parent is not None:
                     await steps.read_said(member, nodes, fuser.unread(member))
-                await steps.visit(member, fuser.due()[member])
+                await members.visit(member, fuser.due()[member])
             if not fuser.behind(member):
                 return
-            if (lookup := fuser.owed(member)) and (values := await steps.look_up(lookup)) is not None:
+            if (lookup := fuser.owed(member)) and (values := await members.look_up(lookup)) is not None:
                 fuser.repay(lookup, values)
             fuser.replay(member)
 

@@ -1,12 +1,13 @@
 """What reading ahead gains or costs: lock-step with drafts, without, and with drafts that never fit; and the models alone.
 
-    .venv/bin/python tests/benchmarks/drafts.py [--on embedded|vllm] [--at-once 1 4 16] [--questions 8] [--max-tokens 96] [--out FILE]
+    .venv/bin/python tests/benchmarks/drafts.py [--on embedded|vllm] [--at-once 1 4 16] [--questions 30] [--max-tokens 96] [--out FILE]
         [--dtype float32] [--draft-noise 0]
 
 embedded: smol, gemma and qwen in this process. vllm: smol and qwen, two engines started for it, each on a core of its own (needs
 .venv-vllm), computing in --dtype; with --draft-noise 0 they are taken to be exact, and `auto` reads ahead. All ways to ask are measured
-in turns, question by question. The output is JSON, with the machine and the load it was under: only a quiet machine gives figures that
-mean much. Seconds are of the stages that can read ahead, so that a first stage does not blur them.
+in turns, question by question. What it tells is a table; --out (.bench/drafts.json) has all of it, with the machine and the load it was
+under: only a quiet machine gives figures that mean much. Seconds are of the stages that can read ahead, so that a first stage does not blur
+them; "whole" ones, and pieces a second, are of whole answers and all requests together.
 
 modelled: the speed that the model of strategies/engine/drafting/pace.py gives for the drafts that were made. A draft of n tokens that
 spared s rounds took C(n + 1) where (1 + s) C(1) would have been taken; C as it was known at the time.
@@ -261,6 +262,7 @@ def summary(blocks: Sequence[Block]) -> list[dict[str, Any]]:
             "ms_a_piece": round(1e3 * seconds / pieces, 2),
             "median_seconds": round(statistics.median(each.seconds for each in answers), 2),
             "pieces_a_second_all": round(pieces / walls[n, wiring, way], 2),
+            "whole_seconds": round(walls[n, wiring, way] * n / len(answers), 2),
         }
         plain = {each.number: each for each in found.get((n, wiring, "off"), [])}
         if way != "off" and all(each.number in plain for each in answers):
@@ -272,6 +274,20 @@ def summary(blocks: Sequence[Block]) -> list[dict[str, Any]]:
             row["same_text"] = f"{sum(each.text == plain[each.number].text for each in answers)} of {len(answers)}"
         rows.append(row | {key: sum(getattr(each, key) for each in answers) for key in COUNTS})
     return rows
+
+
+def shown(rows: Sequence[dict[str, Any]]) -> str:
+    """In Markdown."""
+    heads = {
+        "at once": "at_once", "wiring": "wiring", "drafts": "way", "s a stage": "median_seconds", "s whole": "whole_seconds",
+        "ms a piece": "ms_a_piece", "pieces/s": "pieces_a_second_all", "speed": "speed_to_lock_step", "modelled": "modelled",
+        "same text": "same_text",
+    }  # fmt: skip
+    lines = [list(heads), ["---"] * len(heads)]
+    for row in rows:
+        cells = [str(row.get(key, "")) for key in heads.values()]
+        lines.append([f"`{cell}`".replace("|", "\\|") if "|" in cell or ">" in cell else cell for cell in cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 async def embedded(stack: AsyncExitStack, seats: int) -> tuple[Catalog, list[str]]:
@@ -334,7 +350,7 @@ async def main() -> None:
     parser.add_argument(
         "--kept", type=Path, help="file for what was measured: a run that was interrupted goes on from it"
     )
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=Path(".bench/drafts.json"))
     args = parser.parse_args()
     before = asdict(machine.look())
     async with AsyncExitStack() as stack:
@@ -347,10 +363,9 @@ async def main() -> None:
         rows = summary(await measure(catalog, args.wirings or wirings, args))
     commit = machine.commit()
     found = {"machine": before, "commit": asdict(commit) if commit else None, "on": args.on, "rows": rows}
-    text = json.dumps(found, indent=1, default=str)
-    if args.out is not None:
-        args.out.write_text(text + "\n")
-    sys.stdout.write(text + "\n")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(found, indent=1, default=str) + "\n")
+    sys.stdout.write(f"{shown(rows)}\n")
 
 
 if __name__ == "__main__":
