@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 RECENT = 0.2
 """How much the latest pass counts in a mean."""
 OUTLIER = 4.0
 """A pass counts as at most so many times what was expected: one hiccup is no new speed."""
+STALE = 0.99
+"""What longer passes took longer is believed less with every step: it may have been seen under another load."""
+FADING = 0.97
+"""How much every earlier pass over several tokens counts in the price of a token, per such pass since."""
+FREE = 64.0
+"""So many tokens are taken to have cost nothing, at first: one draft that came at a bad time does not set the price."""
 LESS = 0.9
 """A pass is padded only if it then takes less than this part of its time."""
 LONGEST = 6
@@ -13,63 +22,91 @@ LONGEST = 6
 
 
 class PassTimes:
-    """Seconds a pass, a running mean for each of the lengths 1, 2, 3-4, 5-8, 9-16, 17-32 and more."""
+    """Seconds a pass: a running mean of those over one token, and of what others took longer than these did at the time, for each of the
+    lengths 2, 3-4, 5-8, 9-16, 17-32 and more.
 
-    __slots__ = ("_seconds", "_tokens")
+    sharing: sessions that the model has open now, and that may share its passes.
+    """
+
+    __slots__ = ("_longer", "_price", "_read", "_tokens", "sharing", "step")
+
+    step: float | None
+    """A pass over one token. None: none was made yet."""
 
     def __init__(self) -> None:
-        self._seconds: list[float | None] = [None] * (LONGEST + 1)
-        self._tokens = [0.0] * (LONGEST + 1)
+        self.step = None
+        self._longer: list[float | None] = [None] * LONGEST
+        self._tokens = [0.0] * LONGEST
+        self._price = 0.0  # seconds that all tokens beyond the first took …
+        self._read = 0.0  # … and how many there were
+        self.sharing = 0
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """While a session is open."""
+        self.sharing += 1
+        try:
+            yield
+        finally:
+            self.sharing -= 1
 
     def took(self, tokens: int, seconds: float) -> None:
         """A pass over so many tokens (>= 1) was waited for so long."""
-        at = _bucket(tokens)
-        before = self._seconds[at]
-        if before is None:
-            self._seconds[at], self._tokens[at] = seconds, float(tokens)
-        else:
-            self._seconds[at] = before + RECENT * (min(seconds, OUTLIER * before) - before)
-            self._tokens[at] += RECENT * (tokens - self._tokens[at])
-
-    @property
-    def step(self) -> float | None:
-        """A pass over one token. None: none was made yet."""
-        return self._seconds[0]
+        if (expected := self.expected(tokens)) is not None:
+            seconds = min(seconds, OUTLIER * expected)
+        if tokens == 1:
+            self.step = seconds if self.step is None else self.step + RECENT * (seconds - self.step)
+            self._longer = [None if longer is None else STALE * longer for longer in self._longer]
+            self._price, self._read = STALE * self._price, STALE * self._read
+        elif self.step is not None:
+            at, longer = _bucket(tokens), seconds - self.step
+            before = self._longer[at]
+            if before is None:
+                self._longer[at], self._tokens[at] = longer, float(tokens)
+            else:
+                self._longer[at] = before + RECENT * (longer - before)
+                self._tokens[at] += RECENT * (tokens - self._tokens[at])
+            self._price = FADING * self._price + longer
+            self._read = FADING * self._read + tokens - 1
 
     @property
     def tried(self) -> bool:
         """Whether a pass over more than one token was ever made."""
-        return any(seconds is not None for seconds in self._seconds[1:])
+        return any(longer is not None for longer in self._longer)
 
     def expected(self, tokens: int) -> float | None:
         """A pass over so many tokens, padded where that makes it shorter. Lengths not seen yet are reckoned from the longest that were,
         every further token at the price that those had; where only single tokens were seen, each costs as much as they do. None: nothing
         is known."""
-        return self._reckoned(self.padded(tokens))
-
-    def padded(self, tokens: int) -> int:
-        """How many tokens a pass over so many should read: three for two where that was seen to take clearly less. Some kernels are slow
-        for two rows (here, MKL's in single precision and bfloat16: 1.5 times as long as for one, or for three)."""
-        two, three = self._seconds[1], self._seconds[2]
-        return 3 if tokens == 2 and two is not None and three is not None and three < LESS * two else tokens
-
-    def _reckoned(self, tokens: int) -> float | None:
-        step = self._seconds[0]
-        if step is None:
+        if self.step is None:
             return None
-        low, price = (1.0, step), step
-        for at in range(1, LONGEST + 1):
-            seconds = self._seconds[at]
-            if seconds is None or (at == 1 and self.padded(2) > 2):
+        tokens = self.padded(tokens)
+        low, price = (1.0, 0.0), self.step
+        for at, longer in enumerate(self._longer):
+            if longer is None or (at == 0 and self.padded(2) > 2):
                 continue  # or such passes are not made
-            here = self._tokens[at], max(seconds, low[1])
+            here = self._tokens[at], max(longer, low[1])
             if here[0] > low[0]:
                 price = (here[1] - low[1]) / (here[0] - low[0])
                 if tokens <= here[0]:
                     break
                 low = here
-        return low[1] + price * max(0.0, tokens - low[0])
+        return self.step + low[1] + price * max(0.0, tokens - low[0])
+
+    def padded(self, tokens: int) -> int:
+        """How many tokens a pass over so many should read: three for two where that was seen to take clearly less. Some kernels are slow
+        for two rows (here, MKL's in single precision and bfloat16: 1.5 times as long as for one, or for three)."""
+        two, three = self._longer[0], self._longer[1]
+        if tokens != 2 or self.step is None or two is None or three is None:
+            return tokens
+        return 3 if self.step + three < LESS * (self.step + two) else 2
+
+    def company(self, tokens: int) -> float:
+        """Seconds that all others together wait longer if a pass that they share reads so many tokens in place of one."""
+        if self.sharing < 2:
+            return 0.0
+        return (self.sharing - 1) * (self.padded(tokens) - 1) * max(0.0, self._price) / (self._read + FREE)
 
 
 def _bucket(tokens: int) -> int:
-    return min(LONGEST, (tokens - 1).bit_length())
+    return min(LONGEST, (tokens - 1).bit_length()) - 1

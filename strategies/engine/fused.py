@@ -293,6 +293,7 @@ async def _open(stack: AsyncExitStack, members: Sequence[_Member], job: Job) -> 
                     job.conversation(member.branch), k=job.options.top_k, max_tokens=wanted
                 )
                 sessions.append(await stack.enter_async_context(opening))
+                stack.enter_context(job.catalog[model].times.shared())
             except BackendError as error:
                 if job.options.on_member_failure == "fail":
                     raise

@@ -1,7 +1,7 @@
 """What drafts that were made and judged here would be worth where passes cost something else, on GPUs say.
 
-    .venv/bin/python tests/evals/expected.py .bench/same_text_vllm.json [--parameters 8e9] [--bytes 2] [--bandwidth 2e12] [--flops 1.5e14]
-        [--overhead 0.003]
+    .venv/bin/python tests/evals/expected.py docs/runs/drafts/same_vllm.jsonl [--parameters 8e9] [--bytes 2] [--bandwidth 2e12]
+        [--flops 1.5e14] [--overhead 0.003]
 
 Replayed are the drafts of `same_text.py`, which kept for each how many tokens it had and how many rounds it spared. A pass over n
 tokens of each of B requests takes, by the roofline of a model of P parameters,
@@ -82,11 +82,19 @@ def expected(lines: Sequence[Mapping[str, Any]], machine: Machine) -> list[list[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("results", type=Path, help="what same_text.py has written")
+    parser.add_argument(
+        "results", type=Path, help="what same_text.py has written, with what else or line by line (.jsonl)"
+    )
     for name in ("parameters", "bytes", "bandwidth", "flops", "overhead"):
         parser.add_argument(f"--{name}", type=float, default=getattr(Machine, name))
     args = vars(parser.parse_args())
-    lines = json.loads(args.pop("results").read_text(encoding="utf-8"))["results"]["lines"]
+    path = args.pop("results")
+    text = path.read_text(encoding="utf-8")
+    lines = (
+        [json.loads(line) for line in text.splitlines()]
+        if path.suffix == ".jsonl"
+        else json.loads(text)["results"]["lines"]
+    )
     machine = Machine(**args)
     one = machine.seconds(1, 1)
     show(f"a step of one request: {1e3 * one:.1f} ms; a pass costs, in steps of one request:\n")

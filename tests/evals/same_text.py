@@ -236,8 +236,8 @@ def same(lines: Sequence[Mapping[str, Any]]) -> str:
         "same",
         "same alone",
         "pieces",
-        "passes off / on",
-        "rounds off / on",
+        "passes off / always",
+        "rounds off / always",
         "drafts",
         "settled singly",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -309,3 +310,27 @@ async def test_a_leader_also_guesses_what_it_has_not_read_yet() -> None:
         assert backend.counters.passes == passes + 1
         await ahead.rewind(2)
         assert ahead.tip is None
+
+
+async def test_nobody_runs_ahead_where_the_model_has_other_sessions() -> None:
+    backend = FakeBackend("a", FakeSettings(answer="one two three " * 30))
+    vocabulary = await backend.vocabulary()
+    async with backend.open(ASK, k=5) as session, backend.open(ASK, k=5) as slow:
+        times = [PassTimes(), PassTimes()]
+        times[0].took(1, 0.001)
+        times[1].took(1, 30.0)
+        ahead = Ahead(session, times[0])
+        leader = Leader([ahead, Ahead(slow, times[1])], [vocabulary, vocabulary])
+        assert leader.chosen([0, 1])
+        await ahead.step()
+
+        async def led() -> int:
+            async def other() -> int:
+                return await leader.run(3, nullcontext)
+
+            return await leader.beside(other(), 30.0)
+
+        with times[0].shared():
+            with times[0].shared():
+                assert await led() == 0
+            assert await led() == 3

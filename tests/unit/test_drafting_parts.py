@@ -113,6 +113,68 @@ def test_a_pass_over_two_is_padded_where_three_take_less() -> None:
     )  # nor are longer passes shorter than shorter ones
 
 
+def test_what_longer_passes_cost_follows_the_load() -> None:
+    """It is kept as what they took longer than steps of the same time, and believed less and less."""
+    times = PassTimes()
+    times.took(5, 9.0)  # nobody knows what of that is the step
+    assert times.expected(5) is None
+    times.took(1, 0.8)
+    times.took(5, 0.84)
+    for _ in range(40):
+        times.took(1, 0.1)
+    assert times.expected(5) == pytest.approx(0.1 + 0.99**40 * 0.04, rel=0.02)
+    for _ in range(400):
+        times.took(1, 0.1)
+    assert times.expected(5) == pytest.approx(0.1, rel=0.01)
+
+
+def test_what_others_wait_is_counted_by_who_shares_the_passes() -> None:
+    times = PassTimes()
+    times.took(1, 0.1)
+    for _ in range(200):
+        times.took(5, 0.12)
+    assert times.company(5) == 0.0
+    with times.shared():
+        assert times.company(5) == 0.0
+        with times.shared(), times.shared():
+            assert times.sharing == 3
+            assert times.company(1) == 0.0
+            assert 2 * 0.02 * 0.6 < times.company(5) < 2 * 0.02
+            assert times.company(9) == pytest.approx(2 * times.company(5))
+            before = times.company(5)
+            times.took(5, 0.4)  # one that came at a bad time
+            assert times.company(5) < 1.5 * before
+            for _ in range(400):
+                times.took(1, 0.1)
+            assert times.company(5) < 0.1 * before
+    assert times.sharing == 0
+    quick = PassTimes()
+    quick.took(1, 0.1)
+    quick.took(5, 0.05)  # a longer pass that was shorter keeps nobody waiting
+    quick.sharing = 9
+    assert quick.company(5) == 0.0
+
+
+def test_drafts_become_shorter_with_every_request_beside_them() -> None:
+    widths = []
+    for sharing in (1, 4, 16, 64):
+        times = PassTimes()
+        times.took(1, 0.02)
+        for tokens in (2, 3, 5, 9, 17):
+            for _ in range(20):
+                times.took(tokens, 0.02 + 0.0005 * (tokens - 1))
+        times.sharing = sharing
+        pace = Pace([times], always=False, exact=True)
+        for _ in range(60):
+            if width := pace.offer("copied").width:
+                pace.drafted("copied", width, width, width, 0.02 + 0.0005 * width)
+            else:
+                pace.stepped()
+        widths.append(pace.offer("copied").width)
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] == 16 > widths[-1]
+
+
 def paced(step: float, wide: float, *, exact: bool = True) -> Pace:
     """wide: seconds of a pass over 17 tokens."""
     times = PassTimes()

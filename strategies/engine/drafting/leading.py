@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 FASTER = 1.5
 """How many times as long a step of the slowest member must take for another to run ahead."""
+ALONE = 1
+"""Sessions that a model may have open for one of them to run ahead: beside others it takes their time."""
 
 
 class Leader:
@@ -73,7 +75,7 @@ class Leader:
         """
         session, text = self._sessions[self.member], self._vocabularies[self.member].tokens
         steps = 0
-        while self._busy and not session.full and len(session.beyond) < most:
+        while self._busy and session.times.sharing <= ALONE and not session.full and len(session.beyond) < most:
             step = session.times.step
             if step is None or time.perf_counter() + step > self._until:
                 break

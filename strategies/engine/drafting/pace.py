@@ -13,6 +13,9 @@ While nobody has made a pass over several tokens, it is hoped that the further o
 Guarantee. A balance in seconds: every single step pays `INCOME` of itself in, every draft what it gained or lost. A draft is made only
 if the balance covers it being wrong from its first token on; so drafts cost at most `INCOME` of the whole time and one step.
 
+Others who share a member's passes wait longer where these read more tokens. What they wait together counts as if the group did, so that
+drafts become shorter with every request that is under way at once, and end where there are many, unless longer passes cost nothing.
+
 A group that does not wait for everybody (`strategies.engine.quorum`) pays less for a step than its slowest member's pass: what its rounds
 took is the price there. Before a draft it waits until everybody has caught up, which the balance has to cover, too; it begins with what
 that may take once, `CATCHING_UP` steps of the slowest. What is expected of a draft leaves that out: where drafts fit, nobody falls behind
@@ -154,7 +157,8 @@ class Pace:
         slowest = self._seconds(1)
         if self._balance is None or slowest is None:
             return
-        gain = (1 + spared) * self._step(slowest) - seconds
+        company = max(times.company(tokens + 1) for times in self._times.values())
+        gain = (1 + spared) * self._step(slowest) - seconds - company
         self._pay(gain, slowest)
         if its.trial:
             its.judge(gain)
@@ -187,7 +191,7 @@ class Pace:
         return best
 
     def _seconds(self, tokens: int) -> float | None:
-        """Of a pass of the slowest member. None: not all of them are known yet."""
-        each = [times.expected(tokens) for times in self._times.values()]
-        known = [seconds for seconds in each if seconds is not None]
+        """Of a pass of the slowest member, and what others wait longer for it. None: not all of them are known yet."""
+        each = [(times.expected(tokens), times.company(tokens)) for times in self._times.values()]
+        known = [seconds + company for seconds, company in each if seconds is not None]
         return max(known) if known and len(known) == len(each) else None
