@@ -175,6 +175,20 @@ def test_drafts_become_shorter_with_every_request_beside_them() -> None:
     assert widths[0] == 16 > widths[-1]
 
 
+@pytest.mark.parametrize(("sharing", "longest"), [(1, 16), (4, 16), (16, 4), (60, 1), (200, 0)])
+def test_what_a_first_draft_may_cost_is_shared_by_those_under_way(sharing: int, longest: int) -> None:
+    """A pass over 17 takes twice as long as one over one, so a trial of one step allows a draft of 16, a quarter of one 4."""
+    times = PassTimes()
+    times.took(1, 0.016)
+    for tokens in (2, 3, 5, 9, 17):
+        times.took(tokens, 0.016 + 0.001 * (tokens - 1))
+    times._price = 0.0  # what others wait is another matter
+    times.sharing = sharing
+    pace = Pace([times], always=False, exact=True)
+    assert pace.offer("copied").width <= longest
+    assert (pace.offer("copied").width > 0) == (longest > 0)
+
+
 def paced(step: float, wide: float, *, exact: bool = True) -> Pace:
     """wide: seconds of a pass over 17 tokens."""
     times = PassTimes()

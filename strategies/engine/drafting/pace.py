@@ -14,7 +14,8 @@ Guarantee. A balance in seconds: every single step pays `INCOME` of itself in, e
 if the balance covers it being wrong from its first token on; so drafts cost at most `INCOME` of the whole time and one step.
 
 Others who share a member's passes wait longer where these read more tokens. What they wait together counts as if the group did, so that
-drafts become shorter with every request that is under way at once, and end where there are many, unless longer passes cost nothing.
+drafts become shorter with every request that is under way at once, and end where there are many, unless longer passes cost nothing. What a
+group may lose before it has saved anything becomes less then, too.
 
 A group that does not wait for everybody (`strategies.engine.quorum`) pays less for a step than its slowest member's pass: what its rounds
 took is the price there. Before a draft it waits until everybody has caught up, which the balance has to cover, too; it begins with what
@@ -38,6 +39,8 @@ MOST = 16.0
 """Steps of the slowest member that the balance may hold."""
 CATCHING_UP = 3
 """Such steps that the first draft of a group that does not wait may take: one under way, one over what was missed, and the draft."""
+FEW = 4
+"""Sessions that a model may have open for each group to make a trial of its own; where there are more, it is a part of one."""
 SEEN = 4
 """Rounds of such a group that are timed before its first draft: with drafts all the time it would never be known what they spare."""
 FADING = 0.85
@@ -117,7 +120,7 @@ class Pace:
         if slowest is None or (self._rounds is not None and self._seen < SEEN):
             return NOTHING
         if self._balance is None:
-            self._balance = slowest if self._rounds is None else CATCHING_UP * slowest
+            self._balance = (1 if self._rounds is None else CATCHING_UP) * slowest * self._share()
         its = self._yields[by]
         its.trial = False
         step = self._step(slowest)
@@ -166,6 +169,10 @@ class Pace:
     def _pay(self, seconds: float, slowest: float) -> None:
         assert self._balance is not None
         self._balance = min(MOST * slowest, self._balance + seconds)
+
+    def _share(self) -> float:
+        """Part of a first trial that this group may have: where many are under way, they find out together."""
+        return min(1.0, FEW / max(1, *(times.sharing for times in self._times.values())))
 
     def _step(self, slowest: float) -> float:
         """What the group pays for a step."""
