@@ -267,9 +267,15 @@ def held(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]
 
 
 def picture(shares: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """SVG: how many of the drafts held for at least n tokens, a line for each proposer and kind of prompt."""
+    """SVG: how many of the drafts held for at least n tokens, a line for each proposer, and for each kind of prompt but JSON: there are six
+    colours."""
     plot = Plot(300, "Share of drafts of which at least the first n tokens were said")
-    names = [(by, kind) for by, kinds in shares.items() for kind in kinds if by == "copied" or kind == "all"]
+    names = [
+        (by, kind)
+        for by, kinds in shares.items()
+        for kind in kinds
+        if kind == "all" or (by == "copied" and kind != "json")
+    ]
     top = legend(plot, [(number, f"{by}, {kind}") for number, (by, kind) in enumerate(names)], 16)
     x, y = Scale(1, LONGEST, 52, WIDTH - 12), Scale(0, 1, 256, top)
     axes(plot, x, y, "tokens of the draft", "share that held")
