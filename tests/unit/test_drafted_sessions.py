@@ -334,3 +334,33 @@ async def test_nobody_runs_ahead_where_the_model_has_other_sessions() -> None:
             with times[0].shared():
                 assert await led() == 0
             assert await led() == 3
+
+
+async def test_where_values_are_kept_of_the_last_place_only_passes_are_not_padded() -> None:
+    """Or what is looked up behind a draft of one would take another pass."""
+    times = PassTimes()
+    for tokens, seconds in ((1, 0.1), (2, 0.15), (3, 0.1)):
+        times.took(tokens, seconds)
+    backend = FakeBackend("a", FakeSettings(answer="one two three", recall=False))
+    async with backend.open(ASK, k=5) as real, backend.open(ASK, k=5) as session:
+        ahead = Ahead(session, times)
+        await ahead.step()
+        await real.step()
+        for number, padded in ((70, True), (72, False)):
+            await ahead.read_ahead((number,), (number + 1,))
+            for id in (number, number + 1):
+                same(await real.step((id,)), await ahead.step((id,)))
+            before = ahead.passes
+            assert (await real.lookup([5, 6])).tolist() == (await ahead.lookup([5, 6])).tolist()
+            assert (ahead.passes > before) == padded
+
+
+async def test_other_spellings_count_with_the_noise_that_they_may_have() -> None:
+    """A shorter reading of the same text: what it has, by the noise, against what the token has at least."""
+    backend = FakeBackend("a", FakeSettings(words=("ab",)))
+    vocabulary, other = await backend.vocabulary(), await FakeBackend("b", FakeSettings(words=())).vocabulary()
+    whole, short = (list(vocabulary.tokens).index(text) for text in (b"ab", b"a"))
+    speller = inventory_of((vocabulary, other)).spellers[0]  # "ab" is two pieces
+    for share, noise, count in ((0.002, 0.0, 1), (0.002, 0.6, 0), (0.0007, 0.6, 1), (0.005, 0.0, 0)):
+        row = TopK(np.array([whole, short], np.int32), np.log([0.9, share]), 0.1 - share)
+        assert usable([Scored(speller, (whole,), [row], noise)]) == [count], (share, noise)

@@ -39,8 +39,8 @@ class Ahead:
     """
 
     __slots__ = (
-        "_base", "_common", "_excess", "_failed", "_held", "_here", "_latest", "_line", "_most", "_reached", "_rows", "_session",
-        "_standing", "confirmed", "drafted", "full", "noise", "passes", "served", "settled", "times",
+        "_base", "_common", "_excess", "_failed", "_forgetful", "_held", "_here", "_latest", "_line", "_most", "_reached", "_rows",
+        "_session", "_standing", "confirmed", "drafted", "full", "noise", "passes", "served", "settled", "times",
     )  # fmt: skip
 
     def __init__(self, session: Session, times: PassTimes) -> None:
@@ -60,6 +60,8 @@ class Ahead:
         self._standing = False  # the real session stands at the line's end, where it scored it
         self._latest: TopK | None = None  # what the last single step gave
         self._failed: BackendError | None = None
+        # Only at a pass' last place can something be looked up without another pass: that is not to be a padded one.
+        self._forgetful = False
         context = session.context if isinstance(session, RoomySession) else None
         self._most = (
             None if context is None else context - session.prompt_tokens - SPARE
@@ -132,7 +134,7 @@ class Ahead:
         missing = self._here[self._common :]
         ids = [*missing, *append, *draft]
         wanted, room = len(ids), self.room(append)
-        more = self.times.padded(wanted) - wanted
+        more = 0 if self._forgetful else self.times.padded(wanted) - wanted
         if room is None or len(draft) + more <= room:
             ids += ids[-1:] * more
         began = time.perf_counter()
@@ -217,6 +219,7 @@ class Ahead:
             try:
                 return await self._session.recall(back, ids)
             except CapabilityMissing:
+                self._forgetful = True
                 await self._again()
         return await self._session.lookup(ids)
 

@@ -19,7 +19,7 @@ group may lose before it has saved anything becomes less then, too.
 
 A group that does not wait for everybody (`strategies.engine.quorum`) pays less for a step than its slowest member's pass: what its rounds
 took is the price there. Before a draft it waits until everybody has caught up, which the balance has to cover, too; it begins with what
-that may take once, `CATCHING_UP` steps of the slowest. What is expected of a draft leaves that out: where drafts fit, nobody falls behind
+that may take once, `AT_FIRST` steps of the slowest. What is expected of a draft leaves that out: where drafts fit, nobody falls behind
 between them. Who leaves a group is not reckoned with any more, and the balance shrinks as steps do.
 """
 
@@ -37,8 +37,10 @@ WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 INCOME = 0.02
 MOST = 16.0
 """Steps of the slowest member that the balance may hold."""
-CATCHING_UP = 3
-"""Such steps that the first draft of a group that does not wait may take: one under way, one over what was missed, and the draft."""
+AT_FIRST = 3
+"""Such steps that the first draft may take where one is not enough. Of a group that does not wait: one under way, one over what was
+missed, and the draft. Where scored distributions are not equal to single steps': two further tokens, the fewest that spare anything, as if
+each took a step, and the step behind them."""
 FEW = 4
 """Sessions that a model may have open for each group to make a trial of its own; where there are more, it is a part of one."""
 SEEN = 4
@@ -120,7 +122,7 @@ class Pace:
         if slowest is None or (self._rounds is not None and self._seen < SEEN):
             return NOTHING
         if self._balance is None:
-            self._balance = (1 if self._rounds is None else CATCHING_UP) * slowest * self._share()
+            self._balance = (1 if self._rounds is None and self.exact else AT_FIRST) * slowest * self._share()
         its = self._yields[by]
         its.trial = False
         step = self._step(slowest)

@@ -22,8 +22,9 @@ SURE = 0.55
 """What every member must give the piece at least, noise taken off."""
 LIKELY = 0.01
 """Tokens of less may be off by more than a session's noise, which is that of likely ones: by twice as many nats, it is reckoned."""
-ALIKE = 0.002
-"""What it may give other tokens that the same text begins with: below the share at which a reading is worth a forward pass."""
+ALIKE = 0.004
+"""What part of that it may give, noise put on, other tokens that the same text begins with: below the share at which a reading is worth a
+forward pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,11 @@ def _sure(member: Scored, pieces: Sequence[int], ends: Sequence[int], most: int)
             break
         probs = np.exp(row.logprobs)
         found = np.flatnonzero(row.ids == token)
-        if not len(found) or at_least(probs, int(found[0]), member.noise) < SURE:
+        least = at_least(probs, int(found[0]), member.noise) if len(found) else 0.0
+        if least < SURE:
             return begin
-        if _others(member.speller, row.ids.tolist(), probs.tolist(), token, pieces[begin:]) > ALIKE:
+        at_most = np.where(probs >= LIKELY, probs * math.exp(member.noise), probs * math.exp(2 * member.noise))
+        if _others(member.speller, row.ids.tolist(), at_most.tolist(), token, pieces[begin:]) > ALIKE * least:
             return begin
         begin = end
     return begin
