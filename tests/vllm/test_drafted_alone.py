@@ -25,6 +25,7 @@ pytestmark = pytest.mark.anyio
 
 PROMPTS = PromptSet.from_mapping("default", yaml.safe_load((config_dir() / "prompts" / "default.yaml").read_text()))
 REPEAT = "Repeat this sentence twice: 'Nobody who saw the bridge forgot it.'"
+SHORT = "What is the capital of France? Answer with one word."
 CHINESE = "请用两句话介绍长江。"
 
 
@@ -52,7 +53,11 @@ async def test_text_end_and_usage_are_the_servers_own(engines: dict[str, Engine]
     }
     catalog = Catalog({name: Entry(backend, native=True) for name, backend in backends.items()})
     ends, accepted = set(), 0
-    cases = [(REPEAT, {"max_tokens": 60}), (REPEAT, {"max_tokens": 60, "stop": ("forgot",)})]
+    cases = [
+        (SHORT, {"max_tokens": 60}),
+        (REPEAT, {"max_tokens": 60}),
+        (REPEAT, {"max_tokens": 60, "stop": ("forgot",)}),
+    ]
     cases += [(CHINESE, {"max_tokens": most}) for most in (20, 21, 22, 23)]
     for question, asked in cases:
         plain, nothing, _ = await answer(catalog, wiring, question, "off", **asked)
