@@ -12,7 +12,7 @@ from backends.fake import FakeBackend, FakeSettings
 from backends.types import Message, Sampling
 from backends.wrappers import inner
 from strategies.engine import Options, run
-from strategies.engine.events import Event, Finished, StageFinished, StageReport
+from strategies.engine.events import Delta, Event, Finished, StageFinished, StageReport
 from strategies.engine.options import Constraint
 from strategies.planning.planner import plan
 from strategies.prompting import PromptSet
@@ -97,3 +97,13 @@ ASKED: tuple[dict[str, Any], ...] = (
     {"top_k": 3},
     {"top_k": 2, "sampling": Sampling(max_tokens=60)},
 )
+
+
+def told(events: Sequence[Event]) -> list[Any]:
+    """What a client learns of an answer: the text of every stage, its reason to end, its tokens."""
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    texts = [
+        "".join(e.text for e in events if isinstance(e, Delta) and e.stage == n) for n in range(len(finished.stages))
+    ]
+    return [finished.usage, *zip(texts, [(r.finish_reason, r.usage) for r in finished.stages], strict=True)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from comparing import ASKED, JSON, PROMPTS, TEXTS, WORDS, bare, catalog_of, events_of, last
+from comparing import ASKED, JSON, TEXTS, WORDS, bare, catalog_of, events_of, last, told
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -16,14 +16,11 @@ from backends.catalog import Catalog, Entry
 from backends.errors import BackendError
 from backends.fake import FakeBackend, FakeSettings, Fault
 from backends.passtimes import PassTimes
-from backends.types import Message, Sampling
+from backends.types import Sampling
 from backends.wrappers import Guard, Policy, Watcher, guarded
-from strategies.engine import Options, run
 from strategies.engine.drafting import Pace
-from strategies.engine.events import Delta, Event, Finished, StageRestarted
+from strategies.engine.events import Delta, Event
 from strategies.fusion import FUSERS
-from strategies.planning.planner import plan
-from strategies.topology import parse
 
 pytestmark = pytest.mark.anyio
 
@@ -344,86 +341,3 @@ async def test_a_second_stage_copies_the_first() -> None:
     assert report is not None
     assert report.accepted > 0.9 * report.proposed > 0
     assert after.passes < before.passes / 4
-
-
-def told(events: Sequence[Event]) -> list[Any]:
-    """What a client learns of an answer: the text of every stage, its reason to end, its tokens."""
-    finished = events[-1]
-    assert isinstance(finished, Finished)
-    texts = [
-        "".join(e.text for e in events if isinstance(e, Delta) and e.stage == n) for n in range(len(finished.stages))
-    ]
-    return [finished.usage, *zip(texts, [(r.finish_reason, r.usage) for r in finished.stages], strict=True)]
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        Sampling(),
-        Sampling(temperature=0.0, top_p=0.3, seed=5),
-        Sampling(max_tokens=7),
-        Sampling(stop=("is the", "👍")),
-        Sampling(temperature=0.0, max_tokens=40, stop=("nowhere",)),
-    ],
-)
-@pytest.mark.parametrize("wiring", ["a", "a>b", "a>b>a"])
-@pytest.mark.parametrize("noise", [0.0, 0.1])
-async def test_models_that_write_by_themselves_read_ahead_where_asked_to(
-    wiring: str, asked: Sampling, noise: float
-) -> None:
-    """The same text as their own streams, in fewer passes where they repeat something."""
-    text = "中国 the answer is 中国 the answer is the end 👍, it is 中国 the answer. " * 2
-    found = []
-    for mode in ("off", "always"):
-        entries = {n: Entry(FakeBackend(n, FakeSettings(answer=text, draft_noise=noise))) for n in "ab"}
-        found.append(await events_of(Catalog(entries), wiring, mode, sampling=asked))
-    plain, drafted = found
-    assert told(plain) == told(drafted)
-    finished = drafted[-1]
-    assert isinstance(finished, Finished)
-    for report in finished.stages:
-        assert report.meters is not None
-        assert report.drafts is not None
-        if report.meters.pieces > 20:
-            assert report.drafts.accepted > 0
-            assert report.meters.passes < report.meters.pieces
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"sampling": Sampling(temperature=0.5, seed=1)},
-        {"sampling": Sampling(temperature=0.0, frequency_penalty=0.5)},
-        {"sampling": Sampling()},  # what its server does then is not known
-        {"sampling": Sampling(temperature=0.0), "extra": {"top_k": 5}},
-        {"sampling": Sampling(temperature=0.0), "logprobs": 1},
-    ],
-)
-async def test_a_server_is_left_alone_where_only_it_knows(asked: dict[str, Any]) -> None:
-    """A model with a server of its own writes by its stream unless nothing else can come of it."""
-    catalog = Catalog({"a": Entry(FakeBackend("a", FakeSettings(answer=TEXTS[0])), native=True)})
-    assert last(await events_of(catalog, "a", "always", **asked)).drafts is None
-    assert last(await events_of(catalog, "a", "auto", sampling=Sampling(temperature=0.0))).drafts is None
-    assert last(await events_of(catalog, "a", "always", sampling=Sampling(temperature=0.0))).drafts is not None
-
-
-async def test_what_only_a_server_understands_of_a_message_is_left_to_it() -> None:
-    catalog = Catalog({"a": Entry(FakeBackend("a", FakeSettings(answer=TEXTS[0])), native=True)})
-    said = Message("user", "Look", {"content": [{"type": "image_url", "image_url": {"url": "data:,"}}]})
-    asked = Options(PROMPTS, Sampling(temperature=0.0), drafts="on")
-    async with run(plan(parse("a").topology, catalog), [said], asked, catalog) as events:
-        assert last([event async for event in events]).drafts is None
-
-
-@pytest.mark.parametrize("on", ["enter", "token"])
-async def test_an_unseen_stage_that_breaks_off_is_run_again(on: Any) -> None:
-    """As where it is its backend's own stream."""
-    fault = Fault(on=on, after=2 if on == "token" else 0, times=1)
-    found = []
-    for mode in ("off", "always"):
-        backends = FakeBackend("a", FakeSettings(answer=TEXTS[0], faults=(fault,))), FakeBackend("b")
-        catalog = Catalog({backend.name: Entry(backend) for backend in backends})
-        found.append(await events_of(catalog, "a>b", mode, reruns=1))
-        assert sum(isinstance(event, StageRestarted) for event in found[-1]) == 1
-    first, second = ([event.stages[0] for event in events if isinstance(event, Finished)] for events in found)
-    assert (first[0].finish_reason, first[0].usage) == (second[0].finish_reason, second[0].usage)
