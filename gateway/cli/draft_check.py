@@ -92,10 +92,9 @@ def verdict(noise: Noise, said: float | None) -> tuple[bool, str]:
         return True, "exact" if noise.exact else "not exact"
     if noise.exact:
         return True, f"draft_noise: {said} is true of all this" + (", and so is 0.0" if said else "")
-    negligible = 1.5 * noise.nats <= NEGLIGIBLE
-    wanted = (
-        f"{NEGLIGIBLE}" if negligible else f"{max(0.05, math.ceil(noise.nats * 30) / 20):.2f}"
-    )  # half as much again
+    margin = 1.5 * noise.nats
+    negligible = margin <= NEGLIGIBLE
+    wanted = f"{NEGLIGIBLE}" if negligible else f"{max(0.05, math.ceil(20 * margin) / 20):.2f}"
     if said > 0 and noise.nats <= said:
         more = f", and so is {wanted}, with which `auto` reads ahead" if negligible and said > NEGLIGIBLE else ""
         return True, f"draft_noise: {said} is true of all this{more}"

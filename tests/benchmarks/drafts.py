@@ -33,9 +33,10 @@ from typing import Any
 from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(ROOT / "tests" / "evals")]
 
 import yaml  # noqa: E402
+from asking import table  # noqa: E402
 
 from backends.catalog import Catalog, Entry  # noqa: E402
 from backends.types import Message, Sampling  # noqa: E402
@@ -283,11 +284,9 @@ def shown(rows: Sequence[dict[str, Any]]) -> str:
         "ms a piece": "ms_a_piece", "pieces/s": "pieces_a_second_all", "speed": "speed_to_lock_step", "modelled": "modelled",
         "same text": "same_text",
     }  # fmt: skip
-    lines = [list(heads), ["---"] * len(heads)]
-    for row in rows:
-        cells = [str(row.get(key, "")) for key in heads.values()]
-        lines.append([f"`{cell}`".replace("|", "\\|") if "|" in cell or ">" in cell else cell for cell in cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    wirings = [f"`{row['wiring']}`".replace("|", "\\|") for row in rows]
+    cells = [row | {"wiring": wiring} for row, wiring in zip(rows, wirings, strict=True)]
+    return table(list(heads), [[row.get(key, "") for key in heads.values()] for row in cells])
 
 
 async def embedded(stack: AsyncExitStack, seats: int) -> tuple[Catalog, list[str]]:

@@ -65,11 +65,17 @@ async def test_places_that_were_scored_take_no_pass() -> None:
         assert not ahead.knows((73,))
 
 
-async def test_a_padded_pass_is_that_without() -> None:
-    """Whether the group goes on along the draft, off it, or with the very id that it was padded with."""
+def slow_for_two() -> PassTimes:
+    """Times with which passes over two tokens are padded to three."""
     times = PassTimes()
     for tokens, seconds in ((1, 0.1), (2, 0.15), (3, 0.1)):
         times.took(tokens, seconds)
+    return times
+
+
+async def test_a_padded_pass_is_that_without() -> None:
+    """Whether the group goes on along the draft, off it, or with the very id that it was padded with."""
+    times = slow_for_two()
     backend = FakeBackend("a", FakeSettings(answer="one two three"))
     for path in ((70, 71, 72), (70, 71, 71, 71, 73), (70, 80), (71, 71, 71)):
         async with backend.open(ASK, k=5) as real, backend.open(ASK, k=5) as session:
@@ -338,9 +344,7 @@ async def test_nobody_runs_ahead_where_the_model_has_other_sessions() -> None:
 
 async def test_where_values_are_kept_of_the_last_place_only_passes_are_not_padded() -> None:
     """Or what is looked up behind a draft of one would take another pass."""
-    times = PassTimes()
-    for tokens, seconds in ((1, 0.1), (2, 0.15), (3, 0.1)):
-        times.took(tokens, seconds)
+    times = slow_for_two()
     backend = FakeBackend("a", FakeSettings(answer="one two three", recall=False))
     async with backend.open(ASK, k=5) as real, backend.open(ASK, k=5) as session:
         ahead = Ahead(session, times)

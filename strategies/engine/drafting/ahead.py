@@ -161,10 +161,15 @@ class Ahead:
     @property
     def tip(self) -> TopK | None:
         """What comes behind `beyond`; None: that was not asked yet."""
-        if self._on_the_line and len(self._rows) == len(self._line):
+        if self._line_goes_on:
             return self._rows[-1]
         read = self._latest is not None and len(self._held) == len(self._here) == self._common
         return self._latest if read and not self._excess and not self._standing else None
+
+    @property
+    def _line_goes_on(self) -> bool:
+        """The group is on the line, and all of its rows are there."""
+        return self._on_the_line and len(self._rows) == len(self._line)
 
     @property
     def _on_the_line(self) -> bool:
@@ -176,7 +181,7 @@ class Ahead:
 
         text: id → its bytes; what says nothing is not read. False: nothing was done. Raises as `Session.step`, but not for want of room.
         """
-        on, tip = self._on_the_line and len(self._rows) == len(self._line), self.tip
+        on, tip = self._line_goes_on, self.tip
         there = self._base + len(self._rows) if on else len(self._here)
         if tip is None or len(self._held) != there or self._excess or self._common < len(self._here):
             return False

@@ -13,11 +13,10 @@ import numpy as np
 
 from backends.protocol import DraftingSession, Session, TokenBackend
 from backends.types import Message, TopK
+from strategies.engine.drafting.verdicts import LIKELY
 
 LENGTHS = (2, 4, 8, 16)
 """Tokens of the drafts that are tried: up to the longest that groups read ahead."""
-LIKELY = 0.01
-"""Probability from which on a token's difference counts, as in `DraftingSession.draft_noise`."""
 QUESTIONS = (
     "Why is the sky blue? Explain it to a child.",
     "Write a Python function that counts the words of a text.",

@@ -11,7 +11,8 @@ yield of its own, and the one whose drafts promise most is asked first.
 While nobody has made a pass over several tokens, it is hoped that the further ones cost nothing, or it would never be known.
 
 Guarantee. A balance in seconds: every single step pays `INCOME` of itself in, every draft what it gained or lost. A draft is made only
-if the balance covers it being wrong from its first token on; so drafts cost at most `INCOME` of the whole time and one step.
+if the balance covers it being wrong from its first token on; so drafts cost at most `INCOME` of the whole time and one step, or
+`AT_FIRST` of them where scored distributions are not equal to single steps'.
 
 Others who share a member's passes wait longer where these read more tokens. What they wait together counts as if the group did, so that
 drafts become shorter with every request that is under way at once, and end where there are many, unless longer passes cost nothing. What a

@@ -21,7 +21,8 @@ from strategies.vocabulary import Speller
 SURE = 0.55
 """What every member must give the piece at least, noise taken off."""
 LIKELY = 0.01
-"""Tokens of less may be off by more than a session's noise, which is that of likely ones: by twice as many nats, it is reckoned."""
+"""A session's noise (`DraftingSession.draft_noise`) is that of tokens from this probability on. Those of less may be off by twice as many
+nats, it is reckoned."""
 ALIKE = 0.004
 """What part of that it may give, noise put on, other tokens that the same text begins with: below the share at which a reading is worth a
 forward pass."""
@@ -75,8 +76,8 @@ def _sure(member: Scored, pieces: Sequence[int], ends: Sequence[int], most: int)
         least = at_least(probs, int(found[0]), member.noise) if len(found) else 0.0
         if least < SURE:
             return begin
-        at_most = np.where(probs >= LIKELY, probs * math.exp(member.noise), probs * math.exp(2 * member.noise))
-        if _others(member.speller, row.ids.tolist(), at_most.tolist(), token, pieces[begin:]) > ALIKE * least:
+        loudest = _at_most(probs, member.noise).tolist()
+        if _others(member.speller, row.ids.tolist(), loudest, token, pieces[begin:]) > ALIKE * least:
             return begin
         begin = end
     return begin
@@ -88,10 +89,14 @@ def at_least(probs: NDArray[np.float64], at: int, noise: float) -> float:
 
     probs: float64 [k], of those that are listed.
     """
-    likely = float(probs[probs >= LIKELY].sum()) - float(probs[at])
-    rest = max(0.0, 1.0 - float(probs[at]) - likely)
-    others = likely * math.exp(noise) + rest * math.exp(2 * noise)
+    unlisted = max(0.0, 1.0 - float(probs.sum()))
+    others = float(np.delete(_at_most(probs, noise), at).sum()) + unlisted * math.exp(2 * noise)
     return max(float(probs[at]) * math.exp(-noise), 1.0 - others)
+
+
+def _at_most(probs: NDArray[np.float64], noise: float) -> NDArray[np.float64]:
+    """What a single step gives each of these tokens at most."""
+    return probs * np.where(probs >= LIKELY, math.exp(noise), math.exp(2 * noise))
 
 
 def _others(speller: Speller, ids: Sequence[int], probs: Sequence[float], token: int, coming: Sequence[int]) -> float:
