@@ -25,10 +25,11 @@ class PassTimes:
     """Seconds a pass: a running mean of those over one token, and of what others took longer than these did at the time, for each of the
     lengths 2, 3-4, 5-8, 9-16, 17-32 and more.
 
-    sharing: sessions that the model has open now, and that may share its passes.
+    sharing: sessions that the model has open now, and that may share its passes. singly: what counts as a pass over several tokens is as
+    many over one, and reckoned to take as long.
     """
 
-    __slots__ = ("_longer", "_price", "_read", "_tokens", "sharing", "step")
+    __slots__ = ("_longer", "_price", "_read", "_tokens", "sharing", "singly", "step")
 
     step: float | None
     """A pass over one token. None: none was made yet."""
@@ -40,6 +41,7 @@ class PassTimes:
         self._price = 0.0  # seconds that all tokens beyond the first took …
         self._read = 0.0  # … and how many there were
         self.sharing = 0
+        self.singly = False
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -58,7 +60,7 @@ class PassTimes:
             self.step = seconds if self.step is None else self.step + RECENT * (seconds - self.step)
             self._longer = [None if longer is None else STALE * longer for longer in self._longer]
             self._price, self._read = STALE * self._price, STALE * self._read
-        elif self.step is not None:
+        elif self.step is not None and not self.singly:
             at, longer = _bucket(tokens), seconds - self.step
             before = self._longer[at]
             if before is None:
@@ -71,8 +73,8 @@ class PassTimes:
 
     @property
     def tried(self) -> bool:
-        """Whether a pass over more than one token was ever made."""
-        return any(longer is not None for longer in self._longer)
+        """Whether it is known what a pass over more than one token takes, as far as it can be."""
+        return self.singly or any(longer is not None for longer in self._longer)
 
     def expected(self, tokens: int) -> float | None:
         """A pass over so many tokens, padded where that makes it shorter. Lengths not seen yet are reckoned from the longest that were,

@@ -75,7 +75,12 @@ class DraftingSession(Session, Protocol):
     @property
     def draft_noise(self) -> float | None:
         """How far a likely token's log-probability (nats) in a scored draft may be from that of single steps. 0.0: equal to the last
-        bit, there and in all steps behind it. None: a draft takes as many passes as it has ids, so nothing is gained by one."""
+        bit, there and in all steps behind it. None: it is not to be sent drafts."""
+        ...
+
+    @property
+    def reads_singly(self) -> bool:
+        """Whether a draft takes as many passes as it has ids, so that it spares none: only waiting, where others are slower."""
         ...
 
     async def recall(self, back: int, ids: SomeIds) -> LogProbs:

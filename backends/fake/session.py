@@ -72,7 +72,8 @@ class FakeSession:
             raise ValueError("a draft has at least one id")
         with self._call():
             before = len(self._ids)
-            await self._pass(draft)
+            for part in [[id] for id in draft] if self._settings.reads_singly else [draft]:
+                await self._pass(part)
             rows = [self._model.distribution(self._ids[: before + n]) for n in range(1, len(draft) + 1)]
             if noise := self._settings.draft_noise:
                 rows = [noisy(row, noise, self._ids[: before + n]) for n, row in enumerate(rows, start=1)]
@@ -82,6 +83,10 @@ class FakeSession:
     @property
     def draft_noise(self) -> float | None:
         return self._settings.draft_noise
+
+    @property
+    def reads_singly(self) -> bool:
+        return self._settings.reads_singly
 
     async def recall(self, back: int, ids: SomeIds) -> LogProbs:
         with self._call():

@@ -80,7 +80,7 @@ class FakeSettings:
     sessions: False makes it a model that only streams text. lookup: False makes `lookup` raise CapabilityMissing.
     max_k: most tokens that a TopK lists, as servers limit it; None: no limit.
     draft_noise: how far a scored draft is off (nats, `Session` says of what); None: none of its callers should draft. recall: False makes
-        `recall` raise CapabilityMissing.
+        `recall` raise CapabilityMissing. reads_singly: a draft takes a pass, and its delay, for each of its ids.
     """
 
     answer: str = "{name}: {last}"
@@ -102,6 +102,7 @@ class FakeSettings:
     max_k: int | None = None
     draft_noise: float | None = 0.0
     recall: bool = True
+    reads_singly: bool = False
     faults: tuple[Fault, ...] = ()
 
     def __post_init__(self) -> None:

@@ -8,10 +8,11 @@ Invariants
     What a sequence's logits are never depends on who else is being served, or on how many threads compute:
     - all sequences that append a token are decoded in one llama_batch, one row each. A row's result does not depend on the
       other rows, bit for bit (measured; flash attention is off because with it the thread count changes the result);
-    - longer appends (a prompt, a draft) go in passes of their own, cut at fixed places, because llama.cpp would cut a batch
-      of unequal sequences at places that depend on all of them;
-    - up to `SINGLY` appended tokens are decoded one at a time, so that how a text was cut into steps does not show.
-    A scored draft is one pass and differs from single steps in the last bits of its matrix products.
+    - prompts go in passes of their own, cut at fixed places, because llama.cpp would cut a batch of unequal sequences at places
+      that depend on all of them;
+    - all that is appended, drafts as well, is decoded one token at a time, so that how a text was cut into steps does not show.
+    With `batching: fast` all that holds no more: a draft, or more than `SINGLY` tokens, is one pass, which differs from single steps in
+    the last bits of its matrix products.
 Cost
     A pass costs what the model costs; reading a row about 0.3 ms for 150,000 tokens; a turn through the event loop about 0.1 ms.
 

@@ -111,7 +111,7 @@ class LlamaCppBackend:
         k_max = self._settings.k_max
         k = min(k, k_max or k)
         async with self._admit(messages, max_tokens, read_top(k)) as (lane, leave):
-            yield LlamaCppSession(lane, leave, k, k_max)
+            yield LlamaCppSession(lane, leave, k, k_max, exact=self._settings.batching == "exact")
 
     def stream(self, request: TextRequest) -> AbstractAsyncContextManager[AsyncIterator[TextEvent]]:
         """See the protocol. `max_tokens` beyond what the context has left is cut to it."""

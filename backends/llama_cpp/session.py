@@ -12,7 +12,7 @@ from backends.llama_cpp.worker import Read
 from backends.types import LogProbs, SomeIds, TopK
 
 DRAFT_NOISE = 0.75
-"""As `DraftingSession.draft_noise` says it: more than was measured with weights of 4 bits."""
+"""As `DraftingSession.draft_noise` says it, of drafts that are read in one pass: more than was measured with weights of 4 bits."""
 
 Seen = tuple[TopK, Row]
 
@@ -30,8 +30,12 @@ def read_top(k: int) -> Read:
 class LlamaCppSession:
     """See `backends.protocol.Session`. After a call that was cancelled, only `close` is left."""
 
-    def __init__(self, lane: Lane, leave: Callable[[], None], k: int, k_max: int | None = None) -> None:
-        """lane: one that reads by `read_top(k)`. leave: gives the seat back; idempotent. k_max: the largest k there can be."""
+    def __init__(
+        self, lane: Lane, leave: Callable[[], None], k: int, k_max: int | None = None, *, exact: bool = True
+    ) -> None:
+        """lane: one that reads by `read_top(k)`. leave: gives the seat back; idempotent. k_max: the largest k there can be. exact: all that
+        is appended is read token by token, drafts as well; else drafts and long appends in one pass."""
+        self._exact = exact
         self._lane = lane
         self._leave = leave
         self._k = k
@@ -57,18 +61,23 @@ class LlamaCppSession:
         if len(append) == 0:
             seen: Seen = await self._lane.look()
         else:
-            (seen,) = await self._lane.append(append, rows=1, singly=len(append) <= SINGLY)
+            (seen,) = await self._lane.append(append, rows=1, singly=self._exact or len(append) <= SINGLY)
         return seen[0]
 
     async def score(self, draft: Sequence[int]) -> list[TopK]:
         self._lane.check()
         if len(draft) == 0:
             raise ValueError("a draft has at least one id")
-        return [top for top, _row in await self._lane.append(draft, rows=len(draft), singly=len(draft) == 1)]
+        singly = self._exact or len(draft) == 1
+        return [top for top, _row in await self._lane.append(draft, rows=len(draft), singly=singly)]
 
     @property
     def draft_noise(self) -> float | None:
-        return DRAFT_NOISE
+        return 0.0 if self._exact else DRAFT_NOISE
+
+    @property
+    def reads_singly(self) -> bool:
+        return self._exact
 
     async def lookup(self, ids: SomeIds) -> LogProbs:
         seen: Seen | None = self._lane.last

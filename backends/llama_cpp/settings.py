@@ -19,6 +19,7 @@ class LlamaCppSettings:
         weights in memory, and some builds of llama.cpp crash in it: "auto" tries it in a process of its own first.
     prefix_cache: keep the beginnings of prompts that were read, for those that begin alike.
     batching: how many sequences share a pass: "exact", as many as leave each other's logits as they are, to the last bit; "fast", all.
+        And whether drafts are read token by token, or in one pass.
     """
 
     path: str

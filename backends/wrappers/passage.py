@@ -226,6 +226,10 @@ class GuardedSession:
     def draft_noise(self) -> float | None:
         return self._session.draft_noise if isinstance(self._session, DraftingSession) else None
 
+    @property
+    def reads_singly(self) -> bool:
+        return not isinstance(self._session, DraftingSession) or self._session.reads_singly
+
     async def recall(self, back: int, ids: SomeIds) -> LogProbs:
         if not isinstance(self._session, DraftingSession):
             raise CapabilityMissing(self._passage.name, f"Model {self._passage.name!r} keeps nothing of a draft.")

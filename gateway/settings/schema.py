@@ -230,6 +230,7 @@ class FakeModel(AnyModel):
     recall: bool = Field(
         default=True, description="Whether its sessions keep what was found at every place of a draft."
     )
+    reads_singly: bool = Field(default=False, description="Whether a draft takes a pass for each of its tokens.")
     faults: list[FakeFault] = Field(default_factory=list, description="How it fails.")
 
 

@@ -289,14 +289,17 @@ def shown(rows: Sequence[dict[str, Any]]) -> str:
     return table(list(heads), [[row.get(key, "") for key in heads.values()] for row in cells])
 
 
-async def embedded(stack: AsyncExitStack, seats: int) -> tuple[Catalog, list[str]]:
+async def embedded(stack: AsyncExitStack, seats: int, batching: Any = "exact") -> tuple[Catalog, list[str]]:
+    """batching: as in `LlamaCppSettings`; with "fast" their drafts are read in one pass, and are not exact."""
     from backends.llama_cpp import Cores, LlamaCppBackend, LlamaCppSettings
 
     cores, entries = Cores(2), {}
     weights = {"smol": "smollm2-135m-instruct", "gemma": "gemma-3-270m", "qwen": "qwen2.5-coder-0.5b-instruct"}
     for name, known_as in weights.items():
         path = location(known_as)
-        settings = LlamaCppSettings(path=str(path), context=1024, seats=seats, queue=64, prefix_cache=False)
+        settings = LlamaCppSettings(
+            path=str(path), context=1024, seats=seats, queue=64, prefix_cache=False, batching=batching
+        )
         backend = LlamaCppBackend(name, settings, cores)
         await backend.start()
         stack.push_async_callback(backend.aclose)
@@ -347,6 +350,9 @@ async def main() -> None:
         "--draft-noise", type=float, help="of the vLLM engines, as in their settings; left out: the default"
     )
     parser.add_argument(
+        "--batching", choices=("exact", "fast"), default="exact", help="of the embedded models, as in their settings"
+    )
+    parser.add_argument(
         "--kept", type=Path, help="file for what was measured: a run that was interrupted goes on from it"
     )
     parser.add_argument("--out", type=Path, default=Path(".bench/drafts.json"))
@@ -354,7 +360,7 @@ async def main() -> None:
     before = asdict(machine.look())
     async with AsyncExitStack() as stack:
         made = (
-            embedded(stack, max(args.at_once))
+            embedded(stack, max(args.at_once), args.batching)
             if args.on == "embedded"
             else engines(stack, args.dtype, args.draft_noise)
         )

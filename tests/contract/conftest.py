@@ -36,6 +36,7 @@ def _has_litellm() -> bool:
         "hedged-fake",
         "hosted",
         pytest.param("llama_cpp", marks=pytest.mark.models),
+        pytest.param("llama_cpp-fast", marks=pytest.mark.models),
     ]
 )
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
@@ -56,9 +57,9 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
             from hosted_case import HostedCase
 
             return HostedCase()
-        case "llama_cpp":
+        case "llama_cpp" | "llama_cpp-fast":
             if importlib.util.find_spec("llama_cpp") is None or not WEIGHTS.exists():
                 pytest.skip("needs llama-cpp-python and the weights of smol")
-            return LlamaCppCase(WEIGHTS)
+            return LlamaCppCase(WEIGHTS, "fast" if request.param.endswith("fast") else "exact")
         case other:
             return HTTPCase(other.removeprefix("openai_http-"), tmp_path)

@@ -278,6 +278,24 @@ async def test_whoever_takes_no_drafts_is_stepped() -> None:
     assert report.drafts is None
 
 
+@pytest.mark.parametrize("mode", ["auto", "on", "always"])
+@pytest.mark.parametrize("slower", [False, True])
+async def test_drafts_that_take_a_pass_for_each_token_are_made_only_beside_slower_members(
+    mode: str, slower: bool
+) -> None:
+    """They are made while the group waits anyway then; or because they are asked for."""
+    singly = {"answer": "The answer is 12. " * 8, "reads_singly": True}
+    settings = {"a": singly, "b": {**singly, "reads_singly": False, "delay": 0.01} if slower else singly}
+    said: list[list[Event]] = []
+    for drafts in ("off", mode):
+        entries = {name: Entry(FakeBackend(name, FakeSettings(**its))) for name, its in settings.items()}  # type: ignore[arg-type]
+        said.append(await events_of(Catalog(entries), "a|b", drafts))
+    assert [bare(event) for event in said[0]] == [bare(event) for event in said[1]]
+    report = last(said[1]).drafts
+    assert report is not None
+    assert (report.accepted > 0) == (slower or mode == "always")
+
+
 async def test_nothing_is_told_of_a_noisy_draft() -> None:
     """Log-probabilities, draws and forms are of single steps: such an answer is written without drafts."""
     for asked in ({"logprobs": 1}, {"sampling": Sampling(temperature=1.0, seed=1)}, {"constraint": JSON}):

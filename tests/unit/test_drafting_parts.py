@@ -113,6 +113,18 @@ def test_a_pass_over_two_is_padded_where_three_take_less() -> None:
     )  # nor are longer passes shorter than shorter ones
 
 
+def test_passes_that_are_many_over_one_token_are_known_to_take_as_long() -> None:
+    """Whatever single ones of them took."""
+    times = PassTimes()
+    assert not times.tried
+    times.singly = True
+    assert times.tried
+    times.took(1, 0.1)
+    times.took(8, 0.2)
+    assert times.expected(8) == pytest.approx(0.8)
+    assert times.expected(2) == pytest.approx(0.2)
+
+
 def test_what_longer_passes_cost_follows_the_load() -> None:
     """It is kept as what they took longer than steps of the same time, and believed less and less."""
     times = PassTimes()

@@ -47,6 +47,8 @@ class Ahead:
         self._session = session
         self.times = times
         self.noise = noise_of(session)
+        if isinstance(session, DraftingSession):
+            times.singly = session.reads_singly
         self._here: list[int] = []  # appended, as the group sees it
         self._held: list[
             int
