@@ -3,7 +3,7 @@
 The gateway and the extension are installed apart, so each has its own copy of this file; a test holds the two together.
 Everything is little-endian. Every frame begins with a head of 12 bytes:
 
-    u8 kind, u8 0, u16 0, u32 session, u32 request
+    u8 kind, u8 0, u16 0 (LOOKUP: places back), u32 session, u32 request
 
 `session` is chosen by the client, new for every OPEN on a connection; 0 where a frame concerns no session. `request` is chosen
 by the client and comes back in the answer. A session has at most one request under way; CLOSE needs no answer.
@@ -19,8 +19,8 @@ by the client and comes back in the answer. A session has at most one request un
     19 SCORE    client  as STEP, at least one id; answered by TOPS of as many rows
     20 TOPS     server  u16 rows, u16 k, then i32 ids [rows, k], f32 log-probabilities [rows, k] (nats, descending; ties:
                         smaller id first), f32 mass outside [rows]
-    21 LOOKUP   client  i32 ids
-    22 VALUES   server  f32 log-probabilities (nats), as many as were asked for
+    21 LOOKUP   client  i32 ids; its places are counted from the end of the draft just scored, 0: where the session stands
+    22 VALUES   server  f32 log-probabilities (nats), as many as were asked for; none: they are not kept any more
     23 CLOSE    client  empty
     32 VOCAB    client  empty
     33 TABLE    server  u32 part, u32 parts, then a piece of the table; joined, the pieces are: u32 n, u32 number of ends,
@@ -94,8 +94,8 @@ class Hello:
 @dataclass(frozen=True)
 class Welcome:
     """info: `server` and `vllm` (versions), `model`, `context` (tokens), `sessions` (most at once; 0: `why_not` says why),
-    `drafts` ("one pass" or "steps"), `rewind` ("in place" or "reopen"), `fingerprint` (of the vocabulary), `prefix_cache` (tokens of a
-    block that is kept for prompts which begin alike; 0: none is)."""
+    `drafts` ("one pass" or "steps"), `recall` (LOOKUP can go back in one), `rewind` ("in place" or "reopen"), `fingerprint` (of
+    the vocabulary), `prefix_cache` (tokens of a block that is kept for prompts which begin alike; 0: none is)."""
 
     version: int
     info: dict[str, Any]
@@ -189,14 +189,15 @@ class Tops:
 
 @dataclass(frozen=True)
 class Lookup:
-    """Tell the log-probabilities of these ids at the current position."""
+    """Tell the log-probabilities of these ids at the current position, or so many places back in the draft just scored."""
 
     session: int
     request: int
     ids: Any  # int32 [n]
+    back: int = 0
 
     def encode(self) -> bytes:
-        return _head(21, self.session, self.request) + _i4(self.ids)
+        return _head(21, self.session, self.request, self.back) + _i4(self.ids)
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,7 @@ Frame = (
 def decode(data: bytes) -> Frame:  # noqa: C901 - one line a kind
     """The frame in a message. Arrays are views of `data`. Raises FrameError."""
     try:
-        kind, _, _, session, request = _HEAD.unpack_from(data)
+        kind, _, back, session, request = _HEAD.unpack_from(data)
         at = _HEAD.size
         if kind == 1:
             magic, lowest, highest, heartbeat = _HELLO.unpack_from(data, at)
@@ -301,7 +302,7 @@ def decode(data: bytes) -> Frame:  # noqa: C901 - one line a kind
         if kind == 20:
             return _tops(data, at, session, request)
         if kind == 21:
-            return Lookup(session, request, _ids(data, at))
+            return Lookup(session, request, _ids(data, at), back)
         if kind == 22:
             return Values(session, request, np.frombuffer(data, F4, -1, at))
         if kind == 23:
@@ -361,8 +362,8 @@ def decode_table(data: bytes) -> tuple[list[bytes], list[int], str]:
         raise FrameError(str(error)) from error
 
 
-def _head(kind: int, session: int = 0, request: int = 0) -> bytes:
-    return _HEAD.pack(kind, 0, 0, session, request)
+def _head(kind: int, session: int = 0, request: int = 0, back: int = 0) -> bytes:
+    return _HEAD.pack(kind, 0, back, session, request)
 
 
 def _tops(data: bytes, at: int, session: int, request: int) -> Tops:

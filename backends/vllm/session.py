@@ -42,6 +42,7 @@ class VLLMSession:
         self._appended = 0
         self._drop = 0  # ids rewound here and still there in the server
         self._here: TopK | None = None
+        self._draft: list[TopK] = []  # what the last move found, where that was a draft
         self._seen: dict[int, TopK] = {}  # ids appended → what a step found there, ascending
         self._closed = False
 
@@ -70,31 +71,46 @@ class VLLMSession:
         self._alive()
         if not len(draft):
             raise ValueError("a draft has at least one id")
-        return await self._move(frames.Score, draft)
+        self._draft = await self._move(frames.Score, draft)
+        return self._draft
 
     @property
     def draft_noise(self) -> float | None:
         return self._noise
 
+    @property
+    def reads_singly(self) -> bool:
+        return self._connection.info.get("drafts") == "steps"
+
     async def recall(self, back: int, ids: SomeIds) -> LogProbs:
-        raise CapabilityMissing(self._name, "The server keeps the values of a draft's last place only.")
+        self._alive()
+        if not 1 <= back < len(self._draft):
+            raise RuntimeError("recall is for the places of a draft just scored, but the last")
+        return await self._values(self._draft[-1 - back], ids, back)
 
     async def lookup(self, ids: SomeIds) -> LogProbs:
         """From the last TopK where it lists them all, else from the server's row at this position."""
         self._alive()
         if self._here is None:
             raise RuntimeError("lookup is for after a step or score, and before a rewind")
+        return await self._values(self._here, ids)
+
+    async def _values(self, top: TopK, ids: SomeIds, back: int = 0) -> LogProbs:
+        """top: what is listed there."""
         wanted = [int(id) for id in ids]
-        known = dict(zip(self._here.ids.tolist(), self._here.logprobs.tolist(), strict=True))
+        known = dict(zip(top.ids.tolist(), top.logprobs.tolist(), strict=True))
         missing = [id for id in dict.fromkeys(wanted) if id not in known]
         if missing:
+            if back and not self._connection.info.get("recall"):
+                raise CapabilityMissing(self._name, "The server keeps the values of a draft's last place only.")
             if self._drop:  # the server still stands where this session was before its rewind
-                here = self._here
                 await self._move(frames.Step, ())
-                self._here = here
-            make = partial(_lookup, self._number, np.asarray(missing, np.int32))
+                self._here = top
+            make = partial(_lookup, self._number, np.asarray(missing, np.int32), back)
             answer = await self._connection.ask(frames.Values, make, self._next_timeout)
             self._alive()
+            if len(answer.values) != len(missing):
+                raise CapabilityMissing(self._name, "The server does not keep the values of that place any more.")
             known |= dict(zip(missing, answer.values.tolist(), strict=True))
         return np.array([known[id] for id in wanted], dtype=np.float64)
 
@@ -106,6 +122,7 @@ class VLLMSession:
             self._appended -= n
             self._drop += n
             self._here = None
+            self._draft = []
             for position in [position for position in self._seen if position > self._appended]:
                 del self._seen[position]
 
@@ -123,6 +140,7 @@ class VLLMSession:
     async def _move(self, kind: type[frames.Step | frames.Score], append: Sequence[int]) -> list[TopK]:
         ids = np.asarray(append, np.int32)
         make = partial(_moved, kind, self._number, self._drop, ids)
+        self._draft = []
         answer = await self._connection.ask(frames.Tops, make, self._timeout)
         self._alive()
         self._timeout = self._next_timeout
@@ -145,5 +163,5 @@ def _moved(kind: type[frames.Step | frames.Score], session: int, drop: int, ids:
     return kind(session, request, drop, ids)
 
 
-def _lookup(session: int, ids: object, request: int) -> frames.Frame:
-    return frames.Lookup(session, request, ids)
+def _lookup(session: int, ids: object, back: int, request: int) -> frames.Frame:
+    return frames.Lookup(session, request, ids, back)

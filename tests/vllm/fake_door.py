@@ -18,7 +18,7 @@ from backends.vllm import frames
 
 class FakeDoor:
     """info: laid over what WELCOME says. fail: code with which every STEP fails. mute: nothing is answered any more. full: no session gets
-    a place. prompts: of the sessions that got one.
+    a place. prompts: of the sessions that got one. gone: nothing is kept to look up. lookups: how many there were.
 
     `refuse`: status with which the WebSocket is refused.
     """
@@ -30,6 +30,8 @@ class FakeDoor:
         self.fail: int | None = None
         self.mute = False
         self.full = False
+        self.gone = False
+        self.lookups = 0
         self.prompts: list[Any] = []
         self.opened = 0
         self.live = 0
@@ -125,7 +127,11 @@ class FakeDoor:
             return [frames.Fail(frame.session, frame.request, self.fail, "as told", 9, 7)]
         session = sessions[frame.session][0]
         if isinstance(frame, frames.Lookup):
-            return [frames.Values(frame.session, frame.request, (await session.lookup(frame.ids)).astype(np.float32))]
+            self.lookups += 1
+            if self.gone:
+                return [frames.Values(frame.session, frame.request, np.empty(0, np.float32))]
+            values = await (session.recall(frame.back, frame.ids) if frame.back else session.lookup(frame.ids))  # type: ignore[attr-defined]
+            return [frames.Values(frame.session, frame.request, values.astype(np.float32))]
         if frame.drop:
             await session.rewind(frame.drop)
         ids = frame.ids.tolist()

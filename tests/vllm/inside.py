@@ -73,7 +73,8 @@ def check(entry: Any, row: Any, k: int) -> None:
 def distributions() -> None:
     """Against float64: many ties, tiny masses outside, the whole vocabulary, masked tokens."""
     import torch
-    from modelnet_vllm.top import Distributions, Kept
+    from modelnet_vllm.kept import Kept
+    from modelnet_vllm.top import Distributions
 
     torch.manual_seed(0)
     for size, k in ((1000, 1), (1000, 20), (1000, 512), (30, 30), (30, 29), (49152, 64)):
@@ -93,7 +94,68 @@ def distributions() -> None:
         assert (outside == 0).all() == (k == size)
         kept = Kept(1, found, 0)
         np.testing.assert_array_equal(kept.logprobs(ids[0]), logprobs[0])
-        assert kept.logprobs(np.array([-1, size]))[1] == -np.inf
+        values = kept.logprobs(np.array([-1, size]))
+        assert values is not None
+        assert values[1] == -np.inf
+
+
+def keeping() -> None:
+    """Of a draft every place is kept, in bounds; what is not kept any more is said to be gone, and never something else's."""
+    import torch
+    from modelnet_vllm import kept
+    from modelnet_vllm.top import Distributions
+
+    torch.manual_seed(0)
+    keeping = kept.Keeping()
+
+    def made(rows: int) -> tuple[Any, Any, Any]:
+        found = Distributions(torch.randn(rows, 300), 8)
+        ids, logprobs, _ = found.arrays()
+        return found, ids, logprobs
+
+    def same(number: int, seq: int, ids: Any, logprobs: Any, back: int = 0) -> None:
+        values = keeping.logprobs(("x", number), seq, ids, back)
+        assert values is not None
+        np.testing.assert_array_equal(values, logprobs)
+
+    def gone(number: int, seq: int, back: int = 0) -> None:
+        assert keeping.logprobs(("x", number), seq, np.arange(3), back) is None
+
+    found, ids, logprobs = made(5)
+    keeping.draft(("x", 1), 7, found)
+    for back in range(5):
+        same(1, 7, ids[4 - back], logprobs[4 - back], back)
+    gone(1, 7, 5)
+    gone(1, 6)
+    gone(2, 7)
+    # A batch has one row of each session, and nothing of the row before is to be had as a place back.
+    found, ids, logprobs = made(3)
+    keeping.batch(((("x", number), 8) for number in (1, 2, 3)), found)
+    for row, number in enumerate((1, 2, 3)):
+        same(number, 8, ids[row], logprobs[row])
+        gone(number, 8, 1)
+    assert keeping._drafted == 0
+    for later in range(kept.MOST_BATCHES + 1):  # the batch is let go, its rows are not
+        keeping.batch([(("x", 9), later)], made(1)[0])
+    same(2, 8, ids[1], logprobs[1])
+    # Beyond the most rows of drafts the oldest keeps its last one.
+    drafts = {number: made(kept.MOST_DRAFTED // 4) for number in range(10, 15)}
+    for number, (found, _, _) in drafts.items():
+        keeping.draft(("x", number), 1, found)
+    gone(10, 1, 1)
+    for number, (_, ids, logprobs) in drafts.items():
+        same(number, 1, ids[-1], logprobs[-1])
+        if number > 10:
+            same(number, 1, ids[0], logprobs[0], len(ids) - 1)
+    assert keeping._drafted == kept.MOST_DRAFTED
+    keeping.forget(("x", 11))
+    gone(11, 1)
+    for number in range(kept.MOST_SESSIONS):
+        keeping.batch([(("y", number), 1)], made(1)[0])
+    gone(14, 1)
+    assert keeping._drafted == 0
+    keeping.forget_link("y")
+    assert not keeping._sessions
 
 
 def v1() -> None:

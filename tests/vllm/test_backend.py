@@ -21,7 +21,7 @@ from backends.errors import (
     RequestRejected,
     SessionClosed,
 )
-from backends.protocol import TokenBackend
+from backends.protocol import DraftingSession, TokenBackend
 from backends.types import Message
 from backends.vllm import VLLMBackend, VLLMSettings, frames
 
@@ -72,6 +72,55 @@ async def test_sessions_look_up_score_and_go_back() -> None:
         with pytest.raises(SessionClosed):
             await session.step()
         await settled(door)
+        await backend.aclose()
+
+
+async def test_values_inside_a_draft_are_asked_for_where_the_server_keeps_them() -> None:
+    """And only those that are not listed; before the session moves."""
+    others = list(range(100))
+    async with FakeDoor(info={"recall": True, "drafts": "one pass"}) as door:
+        backend = backend_of(door, sessions="on")
+        await backend.start()
+        async with backend.open(ASK, k=4) as session:
+            await session.step()
+            stepped = []
+            for id in (70, 71, 72):
+                await session.step([id])
+                stepped.append(await session.lookup(others))
+            await session.rewind(3)
+            assert isinstance(session, DraftingSession)
+            assert not session.reads_singly
+            tops = await session.score([70, 71, 72])
+            for back in (1, 2):
+                assert (await session.recall(back, others)).tolist() == stepped[-1 - back].tolist()
+            assert (await session.lookup(others)).tolist() == stepped[-1].tolist()
+            with pytest.raises(RuntimeError, match="draft"):
+                await session.recall(3, others)
+            asked = door.lookups
+            assert (await session.recall(2, tops[0].ids[::-1])).tolist() == tops[0].logprobs[::-1].tolist()
+            assert door.lookups == asked
+            door.gone = True
+            with pytest.raises(CapabilityMissing, match="any more"):
+                await session.recall(2, others)
+            await session.rewind(1)
+            with pytest.raises(RuntimeError, match="draft"):
+                await session.recall(1, others)
+        await backend.aclose()
+
+
+async def test_servers_of_before_are_not_asked_for_values_inside_a_draft() -> None:
+    async with FakeDoor(info={"drafts": "steps"}) as door:
+        backend = backend_of(door, sessions="on")
+        await backend.start()
+        async with backend.open(ASK, k=4) as session:
+            await session.step()
+            assert isinstance(session, DraftingSession)
+            assert session.reads_singly
+            tops = await session.score([70, 71])
+            assert (await session.recall(1, tops[0].ids)).tolist() == tops[0].logprobs.tolist()
+            with pytest.raises(CapabilityMissing, match="last place"):
+                await session.recall(1, range(100))
+            assert not door.lookups
         await backend.aclose()
 
 

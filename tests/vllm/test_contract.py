@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from contract_cases import Knobs, Running
+from test_drafting import *  # noqa: F403
 from test_sessions import *  # noqa: F403
 from test_sessions import K, same
 from test_streams import *  # noqa: F403

@@ -39,6 +39,8 @@ EXAMPLES = [
         b"\x14\0\0\0" + struct.pack("<IIHH4i4f2f", 7, 9, 2, 2, *I4.ravel(), *F4.ravel(), *OUT),
     ),
     (lambda f: f.Lookup(7, 9, [4]), b"\x15\0\0\0" + struct.pack("<IIi", 7, 9, 4)),
+    (lambda f: f.Lookup(7, 9, [4], 258), b"\x15\0\x02\x01" + struct.pack("<IIi", 7, 9, 4)),
+    (lambda f: f.Values(7, 9, OUT[:0]), b"\x16\0\0\0" + struct.pack("<II", 7, 9)),
     (lambda f: f.Values(7, 9, OUT), b"\x16\0\0\0" + struct.pack("<II2f", 7, 9, *OUT)),
     (lambda f: f.Close(7), b"\x17\0\0\0" + struct.pack("<II", 7, 0)),
     (lambda f: f.Vocab(9), b"\x20\0\0\0" + struct.pack("<II", 0, 9)),

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize(
-    "check", ["imports_no_torch", "distributions", "v1", "v2", "gathering", "silence", "vocabulary"]
+    "check", ["imports_no_torch", "distributions", "keeping", "v1", "v2", "gathering", "silence", "vocabulary"]
 )
 def test_inside(check: str) -> None:
     if reason := vllm_engines.why_not():

@@ -25,8 +25,9 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from modelnet_vllm import __version__, frames
 from modelnet_vllm.drafts import known_version
+from modelnet_vllm.host import Host
 from modelnet_vllm.places import Places
-from modelnet_vllm.sessions import Failure, Host, Session
+from modelnet_vllm.sessions import Failure, Session
 from modelnet_vllm.vocabulary import NoTable, Table, table_of
 
 log = logging.getLogger("vllm.modelnet")
@@ -134,6 +135,7 @@ class Door:
             "context": self.context,
             "sessions": 0 if why_not else self.host.places.sessions,
             "drafts": "one pass" if self.host.hooks else "steps",
+            "recall": self.host.hooks,
             "rewind": "in place" if self.host.rewinds else "reopen",
             "prefix_cache": _kept_at_a_time(self._config),
             "fingerprint": fingerprint,
@@ -342,7 +344,9 @@ class Connection:
 async def _answer(session: Session, frame: frames.Step | frames.Score | frames.Lookup) -> frames.Frame:
     try:
         if isinstance(frame, frames.Lookup):
-            return frames.Values(frame.session, frame.request, await session.lookup(np.asarray(frame.ids)))
+            ids = np.asarray(frame.ids)
+            values = await (session.recall(ids, frame.back) if frame.back else session.lookup(ids))
+            return frames.Values(frame.session, frame.request, values)
         call = session.step if isinstance(frame, frames.Step) else session.score
         ids, logprobs, outside = await call(frame.drop, frame.ids.tolist())
         return frames.Tops(frame.session, frame.request, ids, logprobs, outside)

@@ -14,7 +14,7 @@ Every message is u32 length (of what follows), u8 kind, and:
     3 VALUES   u64 session, u32 request, then f32 log-probabilities; none at all: the position is gone
     4 ECHO     u32 request
     API server → engine
-    10 LOOKUP  u64 session, u32 seq, u32 request, then i32 ids
+    10 LOOKUP  u64 session, u32 seq, u32 request, u32 places before its draft's last one, then i32 ids
     11 FORGET  u64 session
     12 ECHO    u32 request
 """
@@ -44,7 +44,7 @@ LOOKUP, FORGET, ASK_ECHO = 10, 11, 12
 _LENGTH = struct.Struct("<IB")
 ROWS_HEAD = struct.Struct("<QIIHH")
 VALUES_HEAD = struct.Struct("<QI")
-LOOKUP_HEAD = struct.Struct("<QII")
+LOOKUP_HEAD = struct.Struct("<QIII")
 SESSION = struct.Struct("<Q")
 NUMBER = struct.Struct("<I")
 

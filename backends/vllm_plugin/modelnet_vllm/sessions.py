@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import json
 import logging
-import secrets
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelnet_vllm import frames, link
-from modelnet_vllm.link import Listener, Wire, message
-from modelnet_vllm.places import Full, Place, Places
+from modelnet_vllm.link import Wire
+from modelnet_vllm.places import Full, Place
 from modelnet_vllm.tag import EVERY, LAST, Tag
+
+if TYPE_CHECKING:
+    from modelnet_vllm.host import Host
 
 log = logging.getLogger("vllm.modelnet")
 
@@ -43,91 +43,6 @@ class Failure(Exception):
         self.message = message
         self.tokens = tokens
         self.limit = limit
-
-
-class Host:
-    """All sessions of an API server.
-
-    context: most tokens of a session, the one it would say next included. rewinds: the engine can cut a session back.
-    hooks: the engine says which rows are whole, and scores drafts; True until an engine says otherwise.
-    """
-
-    def __init__(self, engine: Any, places: Places, context: int, *, rewinds: bool, hooks: bool) -> None:
-        self.engine = engine
-        self.places = places
-        self.context = context
-        self.rewinds = rewinds
-        self.hooks = hooks
-        self.listener = Listener(self._message, self._engine_gone)
-        self._sessions: dict[int, Session] = {}
-        self._numbers = itertools.count(secrets.randbits(40) << 20)
-        self._requests = itertools.count(1)
-        self._asked: dict[int, tuple[Wire, asyncio.Future[bytes]]] = {}
-
-    async def open(self, prompt: Sequence[int], k: int, room: int | None) -> Session:
-        """Wait for a place, then start reading the prompt. Raises Failure."""
-        needed = len(prompt) + (1 if room is None else max(1, room))
-        if not prompt:
-            raise Failure(frames.REJECTED, "The prompt is empty.")
-        if needed > self.context:
-            text = f"The model can read {self.context} tokens; {needed} are needed."
-            raise Failure(frames.TOO_LONG, text, needed, self.context)
-        try:
-            place = await self.places.take(self.context if room is None else needed)
-        except Full as error:
-            raise Failure(frames.OVERLOADED, f"At capacity: {error}.") from None
-        session = Session(self, next(self._numbers), k, place)
-        self._sessions[session.number] = session
-        session.begin(prompt)
-        return session
-
-    def forget(self, session: Session) -> None:
-        if self._sessions.pop(session.number, None) is not None and session.wire is not None:
-            session.wire.send(message(link.FORGET, link.SESSION.pack(session.number)))
-
-    async def ask(self, wire: Wire, kind: int, head: bytes, ids: bytes = b"") -> bytes:
-        """A question over the link and its answer. `head` ends where the number of the request belongs."""
-        number = next(self._requests) & 0xFFFFFFFF
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._asked[number] = wire, future
-        try:
-            wire.send(message(kind, head, link.NUMBER.pack(number), ids))
-            async with asyncio.timeout(SILENCE):
-                return await future
-        except TimeoutError:
-            raise Failure(frames.UNAVAILABLE, "The engine does not answer.") from None
-        finally:
-            del self._asked[number]
-
-    def _message(self, wire: Wire, kind: int, body: bytes) -> None:
-        if kind == link.ROWS:
-            number, seq, first, rows, k = link.ROWS_HEAD.unpack_from(body)
-            session = self._sessions.get(number)
-            if session is not None:
-                session.arrived(wire, seq, first, _rows(body, rows, k))
-        elif kind == link.VALUES:
-            _, request = link.VALUES_HEAD.unpack_from(body)
-            self._answer(request, body[link.VALUES_HEAD.size :])
-        elif kind == link.ECHO:
-            self._answer(link.NUMBER.unpack(body)[0], b"")
-        elif kind == link.HELLO:
-            wire.hello = json.loads(body)
-            if not wire.hello.get("hooks"):
-                self.hooks = False
-
-    def _answer(self, request: int, data: bytes) -> None:
-        asked = self._asked.get(request)
-        if asked is not None and not asked[1].done():
-            asked[1].set_result(data)
-
-    def _engine_gone(self, wire: Wire) -> None:
-        lost = Failure(frames.UNAVAILABLE, "The engine is gone.")
-        for other, future in self._asked.values():
-            if other is wire and not future.done():
-                future.set_exception(lost)
-        for session in list(self._sessions.values()):
-            if session.wire is wire:
-                session.fail(lost)
 
 
 class Session:
@@ -197,13 +112,18 @@ class Session:
             return np.empty(0, np.float32)
         for _ in range(2):
             await self._last()
-            assert self.wire is not None
-            head = link.SESSION.pack(self.number) + link.NUMBER.pack(self._seq)
-            values = await self._host.ask(self.wire, link.LOOKUP, head, np.asarray(ids, "<i4").tobytes())
-            if values:
-                return np.frombuffer(values, "<f4")
+            values = await self._kept(ids, 0)
+            if len(values):
+                return values
             await self._move(1, self.ids[-1:], LAST)  # the row was dropped to keep others: compute it again
         raise Failure(frames.UNAVAILABLE, "The engine keeps no values to look up.")
+
+    async def recall(self, ids: NDArray[np.int32], back: int) -> NDArray[np.float32]:
+        """As `lookup`, so many places before the end of the draft just scored; empty where they are not kept. Raises Failure."""
+        self._alive()
+        if self._mode != EVERY or back >= self._wanted or not self._complete():
+            return np.empty(0, np.float32)
+        return await self._kept(ids, back)
 
     async def close(self) -> None:
         """Free everything in the engine. Idempotent."""
@@ -250,6 +170,13 @@ class Session:
     def _alive(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+    async def _kept(self, ids: NDArray[np.int32], back: int) -> NDArray[np.float32]:
+        """What the engine keeps of the last input; empty where that is gone."""
+        assert self.wire is not None
+        head = link.SESSION.pack(self.number) + link.NUMBER.pack(self._seq)
+        rest = link.NUMBER.pack(back) + np.asarray(ids, "<i4").tobytes()
+        return np.frombuffer(await self._host.ask(self.wire, link.LOOKUP, head, rest), "<f4")
 
     async def _last(self) -> Rows:
         if self._here is None:
@@ -376,13 +303,6 @@ class Session:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
-
-
-def _rows(body: bytes, rows: int, k: int) -> Rows:
-    at, cells = link.ROWS_HEAD.size, rows * k
-    ids = np.frombuffer(body, "<i4", cells, at).reshape(rows, k)
-    logprobs = np.frombuffer(body, "<f4", cells, at + 4 * cells).reshape(rows, k)
-    return ids, logprobs, np.frombuffer(body, "<f4", rows, at + 8 * cells)
 
 
 def _joined(rows: Sequence[Rows]) -> Rows:

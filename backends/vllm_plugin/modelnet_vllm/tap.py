@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,17 +13,12 @@ from typing import Any
 import numpy as np
 
 from modelnet_vllm import link as wire
+from modelnet_vllm.kept import Keeping
 from modelnet_vllm.link import Link, Links, message
 from modelnet_vllm.tag import Tag
-from modelnet_vllm.top import Distributions, Kept
+from modelnet_vllm.top import Distributions
 
 log = logging.getLogger("vllm.modelnet")
-
-MOST_KEPT = 1024
-"""Rows kept for look-ups, one a session; beyond it the one used longest ago is dropped."""
-
-MOST_BATCHES = 4
-"""Batches of logits kept whole."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +39,8 @@ class Tap:
 
     def __init__(self) -> None:
         self.hooks = False
-        self._links = Links(self._hello, self._handle, self._forget_link)
-        self._kept: OrderedDict[tuple[str, int], Kept] = OrderedDict()
-        self._batches: deque[list[tuple[tuple[str, int], Kept]]] = (
-            deque()
-        )  # the latest, oldest first: whose rows they hold
-        self._lock = threading.Lock()
+        self._keeping = Keeping()
+        self._links = Links(self._hello, self._handle, self._keeping.forget_link)
         self._speaks: bool | None = None
         self._later: deque[_Job] = deque()
         self._ready = threading.Condition()
@@ -73,22 +64,11 @@ class Tap:
 
     def _emit(self, job: _Job) -> None:
         found = job.found
-        with self._lock:
-            batch = []
-            for row, tag in enumerate(job.tags):
-                key = tag.path, tag.session
-                kept = Kept(tag.seq, found, row if job.first is None else found.logits.shape[0] - 1)
-                self._kept[key] = kept
-                self._kept.move_to_end(key)
-                batch.append((key, kept))
-            self._batches.append(batch)
-            if len(self._batches) > MOST_BATCHES:
-                # Sessions that go on step together mostly, so few rows are left in an old batch: they are copied out of it.
-                for key, kept in self._batches.popleft():
-                    if self._kept.get(key) is kept:
-                        kept.detach()
-            while len(self._kept) > MOST_KEPT:
-                self._kept.popitem(last=False)
+        if job.first is None:
+            self._keeping.batch((((tag.path, tag.session), tag.seq) for tag in job.tags), found)
+        else:
+            (tag,) = job.tags
+            self._keeping.draft((tag.path, tag.session), tag.seq, found)
         if found.event is None:
             self._deliver(job)
             return
@@ -136,22 +116,15 @@ class Tap:
 
     def _handle(self, link: Link, kind: int, body: bytes) -> None:
         if kind == wire.LOOKUP:
-            session, seq, request = wire.LOOKUP_HEAD.unpack_from(body)
-            with self._lock:
-                kept = self._kept.get((link.path, session))
+            session, seq, request, back = wire.LOOKUP_HEAD.unpack_from(body)
             ids = np.frombuffer(body, "<i4", -1, wire.LOOKUP_HEAD.size)
-            values = b"" if kept is None or kept.seq != seq else kept.logprobs(ids).astype("<f4").tobytes()
-            link.send(message(wire.VALUES, wire.VALUES_HEAD.pack(session, request), values))
+            values = self._keeping.logprobs((link.path, session), seq, ids, back)
+            data = b"" if values is None else values.astype("<f4").tobytes()
+            link.send(message(wire.VALUES, wire.VALUES_HEAD.pack(session, request), data))
         elif kind == wire.FORGET:
-            with self._lock:
-                self._kept.pop((link.path, wire.SESSION.unpack(body)[0]), None)
+            self._keeping.forget((link.path, wire.SESSION.unpack(body)[0]))
         elif kind == wire.ASK_ECHO:
             link.send(message(wire.ECHO, body))
-
-    def _forget_link(self, path: str) -> None:
-        with self._lock:
-            for key in [key for key in self._kept if key[0] == path]:
-                del self._kept[key]
 
 
 def _rows(tag: Tag, first: int, ids: Any, logprobs: Any, outside: Any) -> bytes:

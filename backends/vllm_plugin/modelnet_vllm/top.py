@@ -78,31 +78,3 @@ def _top(logits: Any, k: int) -> tuple[Any, Any]:
     ids = torch.cat((ids, rest), -1)
     values, order = torch.topk(logits.gather(-1, ids), k, dim=-1)
     return values, ids.gather(-1, order)
-
-
-class Kept:
-    """One row, for look-ups at its position. A view of its batch until `detach` makes it a copy."""
-
-    __slots__ = ("_event", "_lse", "_row", "seq")
-
-    def __init__(self, seq: int, distributions: Distributions, row: int) -> None:
-        self.seq = seq
-        self._row = distributions.logits[row]
-        self._lse = distributions.lse[row, 0]
-        self._event = distributions.event
-
-    def detach(self) -> None:
-        """Keep this row only, and let the others of the batch go."""
-        self._row = self._row.clone()
-
-    def logprobs(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
-        """float32 [n], nats; the same bits as in the list. Ids outside the output layer: -inf."""
-        import torch
-
-        if self._event is not None:
-            self._event.synchronize()
-        size = self._row.shape[0]
-        inside = (ids >= 0) & (ids < size)
-        index = torch.from_numpy(np.where(inside, ids, 0).astype(np.int64)).to(self._row.device)
-        values: NDArray[np.float32] = (self._row[index] - self._lse).cpu().numpy()
-        return np.where(inside, values, np.float32(-np.inf))
