@@ -17,6 +17,8 @@ FREE = 64.0
 """So many tokens are taken to have cost nothing, at first: one draft that came at a bad time does not set the price."""
 LESS = 0.9
 """A pass is padded only if it then takes less than this part of its time."""
+DEAR = 0.25
+"""Of a step: where a second token takes longer than that, it is found out whether a third one takes less."""
 LONGEST = 6
 """The longest passes told apart are those of 2**5 + 1 tokens and more."""
 
@@ -82,10 +84,11 @@ class PassTimes:
         is known."""
         if self.step is None:
             return None
-        tokens = self.padded(tokens)
+        tried = self._longer[1] is not None
+        tokens = self.padded(tokens) if tried else tokens
         low, price = (1.0, 0.0), self.step
         for at, longer in enumerate(self._longer):
-            if longer is None or (at == 0 and self.padded(2) > 2):
+            if longer is None or (at == 0 and tried and self.padded(2) > 2):
                 continue  # or such passes are not made
             here = self._tokens[at], max(longer, low[1])
             if here[0] > low[0]:
@@ -96,11 +99,13 @@ class PassTimes:
         return self.step + low[1] + price * max(0.0, tokens - low[0])
 
     def padded(self, tokens: int) -> int:
-        """How many tokens a pass over so many should read: three for two where that was seen to take clearly less. Some kernels are slow
-        for two rows (here, MKL's in single precision and bfloat16: 1.5 times as long as for one, or for three)."""
+        """How many tokens a pass over so many should read: three for two where that was seen to take clearly less, or is to be found out.
+        Some kernels are slow for two rows (here, MKL's in single precision and bfloat16: 1.5 times as long as for one, or for three)."""
         two, three = self._longer[0], self._longer[1]
-        if tokens != 2 or self.step is None or two is None or three is None:
+        if tokens != 2 or self.step is None or two is None:
             return tokens
+        if three is None:
+            return 3 if two > DEAR * self.step else 2
         return 3 if self.step + three < LESS * (self.step + two) else 2
 
     def company(self, tokens: int) -> float:

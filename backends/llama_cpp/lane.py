@@ -11,8 +11,8 @@ from backends.errors import BackendError, BackendUnavailable, ContextTooLong, Se
 from backends.llama_cpp.worker import Done, Read, Stopped, Work, Worker
 
 SINGLY = 4
-"""Appends of up to so many tokens go one by one, whatever is asked for: on a CPU that costs little more than one pass, and how a text was cut into
-appends does not show in the numbers."""
+"""Appends of up to so many tokens go one by one, whatever is asked for: on a CPU that costs little more than one pass, and how a
+text was cut into appends does not show in the numbers."""
 
 
 class Lane:

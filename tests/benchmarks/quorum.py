@@ -7,6 +7,7 @@ steps: random groups of two to five members with tiny vocabularies, one or sever
     every piece, and at the end all meters, are compared with lock-step's.
 speed: three scripted models, one of whose passes takes three times as long, and one that only at times does; pieces per second.
 embedded: the demo's three models in this process, live, with and without waiting, question by question.
+vllm: the same with two engines started for it (needs .venv-vllm), one model of them twice in the group. Not made unless it is asked for.
 share: for how many pieces a group of the demo's three models need not wait for one of them, with distributions that these models gave.
 """
 
@@ -31,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "property"), str(ROOT / "tests" / "benchmarks")]
 
 from certificates import NAMES, Book, record, top_of  # noqa: E402
-from drafts import QUESTIONS, embedded  # noqa: E402
+from drafts import QUESTIONS, embedded, engines  # noqa: E402
 from late import case, pair, steps  # noqa: E402
 
 from backends.catalog import Catalog, Entry  # noqa: E402
@@ -40,6 +41,7 @@ from backends.types import Message, Sampling  # noqa: E402
 from gateway.bench import machine  # noqa: E402
 from gateway.observability.logs import setup_logs  # noqa: E402
 from strategies.engine import Options, run  # noqa: E402
+from strategies.engine.drafting.ahead import NEGLIGIBLE  # noqa: E402
 from strategies.engine.events import Delta, Finished  # noqa: E402
 from strategies.fusion import Greedy, route  # noqa: E402
 from strategies.fusion.quorum import QuorumPool  # noqa: E402
@@ -138,12 +140,18 @@ async def speed(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-async def live(questions: int, pieces: int) -> list[dict[str, Any]]:
-    """The embedded models."""
+LIVE = {
+    "embedded": ("qwen|smol|gemma", "qwen*2|smol|gemma"),
+    "vllm": ("qwen|smol|smol", "qwen|qwen|smol"),
+}
+
+
+async def live(on: str, questions: int, pieces: int) -> list[dict[str, Any]]:
+    """Real models."""
     rows = []
     async with AsyncExitStack() as stack:
-        catalog, _ = await embedded(stack, 2)
-        for wiring in ("qwen|smol|gemma", "qwen*2|smol|gemma"):
+        catalog, _ = await (engines(stack, "float32", NEGLIGIBLE) if on == "vllm" else embedded(stack, 2))
+        for wiring in LIVE[on]:
             said, early, lag = 0, 0, 0
             seconds, whole, texts = defaultdict(float), defaultdict(float), defaultdict(list)
             await answer(catalog, "off", wiring, QUESTIONS[0], 4)
@@ -233,7 +241,7 @@ def say(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="speed,embedded,share,steps")
-    parser.add_argument("--questions", type=int, default=4, help="for the embedded models")
+    parser.add_argument("--questions", type=int, default=4, help="for real models")
     parser.add_argument("--steps", type=int, default=100_000, help="pieces to compare")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5, help="of the speed of each group")
@@ -246,8 +254,9 @@ def main() -> None:
     setup_logs("warning", "console")
     if "speed" in parts:
         found["speed"] = asyncio.run(speed(asked.rounds))
-    if "embedded" in parts:
-        found["embedded"] = asyncio.run(live(asked.questions, asked.pieces))
+    for on in LIVE:
+        if on in parts:
+            found[on] = asyncio.run(live(on, asked.questions, asked.pieces))
     if "share" in parts:
         found["share"] = {}
         for weights in WEIGHTS:

@@ -11,8 +11,8 @@ yield of its own, and the one whose drafts promise most is asked first.
 While nobody has made a pass over several tokens, it is hoped that the further ones cost nothing, or it would never be known.
 
 Guarantee. A balance in seconds: every single step pays `INCOME` of itself in, every draft what it gained or lost. A draft is made only
-if the balance covers it being wrong from its first token on; so drafts cost at most `INCOME` of the whole time and one step, or
-`AT_FIRST` of them where scored distributions are not equal to single steps'.
+if the balance covers it being wrong from its first token on; so drafts cost at most `INCOME` of the whole time and one step, `KNOWN` of
+one where other requests have found out what longer passes take, or `AT_FIRST` where scored distributions are not equal to single steps'.
 
 Others who share a member's passes wait longer where these read more tokens. What they wait together counts as if the group did, so that
 drafts become shorter with every request that is under way at once, and end where there are many, unless longer passes cost nothing. What a
@@ -42,6 +42,8 @@ AT_FIRST = 3
 """Such steps that the first draft may take where one is not enough. Of a group that does not wait: one under way, one over what was
 missed, and the draft. Where scored distributions are not equal to single steps': two further tokens, the fewest that spare anything, as if
 each took a step, and the step behind them."""
+KNOWN = 0.5
+"""Of a step, that drafts may cost beyond their income where it is known what they take: enough for some tokens wherever they are cheap."""
 FEW = 4
 """Sessions that a model may have open for each group to make a trial of its own; where there are more, it is a part of one."""
 SEEN = 4
@@ -123,7 +125,8 @@ class Pace:
         if slowest is None or (self._rounds is not None and self._seen < SEEN):
             return NOTHING
         if self._balance is None:
-            self._balance = (1 if self._rounds is None and self.exact else AT_FIRST) * slowest * self._share()
+            known = KNOWN if all(times.tried for times in self._times.values()) else 1
+            self._balance = (known if self._rounds is None and self.exact else AT_FIRST) * slowest * self._share()
         its = self._yields[by]
         its.trial = False
         step = self._step(slowest)
