@@ -90,6 +90,11 @@ class DraftingSession(Session, Protocol):
         """
         ...
 
+    @property
+    def kept_steps(self) -> int:
+        """Over how many of the latest steps of one id each `recall` goes back as well."""
+        ...
+
 
 @runtime_checkable
 class RoomySession(Session, Protocol):

@@ -88,10 +88,16 @@ class FakeSession:
     def reads_singly(self) -> bool:
         return self._settings.reads_singly
 
+    @property
+    def kept_steps(self) -> int:
+        return self._settings.kept_steps
+
     async def recall(self, back: int, ids: SomeIds) -> LogProbs:
         with self._call():
             if not self._settings.lookup or not self._settings.recall:
                 raise CapabilityMissing(self._name, f"Model {self._name!r} can't look up single tokens of a draft.")
+            if self._settings.kept_steps and back >= len(self._scored) > 0:
+                raise CapabilityMissing(self._name, f"Model {self._name!r} does not keep that any more.")
             if not 1 <= back < len(self._scored):
                 raise RuntimeError("recall is for the places of a draft just scored, but the last")
             return logs(self._scored[-1 - back][np.asarray(ids, dtype=np.int64)])
@@ -139,7 +145,9 @@ class FakeSession:
             raise SessionClosed(self._name, "The session was closed meanwhile.")
         self._passes += 1
         self._ids += new
-        self._here, self._scored = self._model.distribution(self._ids), []
+        before, kept = self._scored, self._settings.kept_steps
+        self._here = self._model.distribution(self._ids)
+        self._scored = [*(before[-kept:] if len(new) == 1 else ()), self._here] if kept else []
 
     def _look(self) -> TopK:
         assert self._here is not None

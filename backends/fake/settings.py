@@ -80,7 +80,8 @@ class FakeSettings:
     sessions: False makes it a model that only streams text. lookup: False makes `lookup` raise CapabilityMissing.
     max_k: most tokens that a TopK lists, as servers limit it; None: no limit.
     draft_noise: how far a scored draft is off (nats, `Session` says of what); None: none of its callers should draft. recall: False makes
-        `recall` raise CapabilityMissing. reads_singly: a draft takes a pass, and its delay, for each of its ids.
+        `recall` raise CapabilityMissing. reads_singly: a draft takes a pass, and its delay, for each of its ids. kept_steps: over
+        how many steps `recall` goes back.
     """
 
     answer: str = "{name}: {last}"
@@ -103,6 +104,7 @@ class FakeSettings:
     draft_noise: float | None = 0.0
     recall: bool = True
     reads_singly: bool = False
+    kept_steps: int = 0
     faults: tuple[Fault, ...] = ()
 
     def __post_init__(self) -> None:

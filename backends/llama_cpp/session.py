@@ -79,6 +79,10 @@ class LlamaCppSession:
     def reads_singly(self) -> bool:
         return self._exact
 
+    @property
+    def kept_steps(self) -> int:
+        return 0
+
     async def lookup(self, ids: SomeIds) -> LogProbs:
         seen: Seen | None = self._lane.last
         if seen is None:

@@ -19,7 +19,7 @@ by the client and comes back in the answer. A session has at most one request un
     19 SCORE    client  as STEP, at least one id; answered by TOPS of as many rows
     20 TOPS     server  u16 rows, u16 k, then i32 ids [rows, k], f32 log-probabilities [rows, k] (nats, descending; ties:
                         smaller id first), f32 mass outside [rows]
-    21 LOOKUP   client  i32 ids; its places are counted from the end of the draft just scored, 0: where the session stands
+    21 LOOKUP   client  i32 ids; its places are counted from where the session stands, into the draft just scored or over steps before
     22 VALUES   server  f32 log-probabilities (nats), as many as were asked for; none: they are not kept any more
     23 CLOSE    client  empty
     32 VOCAB    client  empty
@@ -189,7 +189,7 @@ class Tops:
 
 @dataclass(frozen=True)
 class Lookup:
-    """Tell the log-probabilities of these ids at the current position, or so many places back in the draft just scored."""
+    """Tell the log-probabilities of these ids at the current position, or so many places before it."""
 
     session: int
     request: int

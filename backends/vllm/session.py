@@ -12,6 +12,12 @@ from backends.types import LogProbs, SomeIds, TopK
 from backends.vllm import frames
 from backends.vllm.connection import Connection
 
+STEPS = 2
+"""Steps over which a server that can be asked about places before (`recall` in WELCOME) keeps what it found."""
+
+LINE = 32
+"""Distributions kept of those places."""
+
 SEEN = 256
 """Distributions that a session keeps for the way back."""
 
@@ -42,7 +48,7 @@ class VLLMSession:
         self._appended = 0
         self._drop = 0  # ids rewound here and still there in the server
         self._here: TopK | None = None
-        self._draft: list[TopK] = []  # what the last move found, where that was a draft
+        self._line: list[TopK] = []  # what was found at the last places, one after another, since the session jumped
         self._seen: dict[int, TopK] = {}  # ids appended → what a step found there, ascending
         self._closed = False
 
@@ -71,8 +77,7 @@ class VLLMSession:
         self._alive()
         if not len(draft):
             raise ValueError("a draft has at least one id")
-        self._draft = await self._move(frames.Score, draft)
-        return self._draft
+        return await self._move(frames.Score, draft)
 
     @property
     def draft_noise(self) -> float | None:
@@ -84,9 +89,15 @@ class VLLMSession:
 
     async def recall(self, back: int, ids: SomeIds) -> LogProbs:
         self._alive()
-        if not 1 <= back < len(self._draft):
-            raise RuntimeError("recall is for the places of a draft just scored, but the last")
-        return await self._values(self._draft[-1 - back], ids, back)
+        if back < 1 or not self._line:
+            raise RuntimeError("recall is for the places of a draft just scored, but the last, and of steps before")
+        if back >= len(self._line):
+            raise CapabilityMissing(self._name, "The server does not keep the values of that place any more.")
+        return await self._values(self._line[-1 - back], ids, back)
+
+    @property
+    def kept_steps(self) -> int:
+        return STEPS if self._connection.info.get("recall") else 0
 
     async def lookup(self, ids: SomeIds) -> LogProbs:
         """From the last TopK where it lists them all, else from the server's row at this position."""
@@ -122,7 +133,7 @@ class VLLMSession:
             self._appended -= n
             self._drop += n
             self._here = None
-            self._draft = []
+            self._line = []
             for position in [position for position in self._seen if position > self._appended]:
                 del self._seen[position]
 
@@ -140,18 +151,20 @@ class VLLMSession:
     async def _move(self, kind: type[frames.Step | frames.Score], append: Sequence[int]) -> list[TopK]:
         ids = np.asarray(append, np.int32)
         make = partial(_moved, kind, self._number, self._drop, ids)
-        self._draft = []
+        line, self._line = self._line, []
+        goes_on = kind is frames.Score or len(ids) == 1
         answer = await self._connection.ask(frames.Tops, make, self._timeout)
         self._alive()
         self._timeout = self._next_timeout
         self._appended += len(ids)
-        self._drop = 0
+        dropped, self._drop = self._drop, 0
         logprobs = answer.logprobs.astype(np.float64)
         tops = [
             TopK(row, values, outside)
             for row, values, outside in zip(answer.ids, logprobs, answer.outside.tolist(), strict=True)
         ]
         self._here = tops[-1]
+        self._line = [*(line if goes_on and not dropped else ())[-LINE:], *tops]
         return tops
 
     def _alive(self) -> None:

@@ -230,6 +230,10 @@ class GuardedSession:
     def reads_singly(self) -> bool:
         return not isinstance(self._session, DraftingSession) or self._session.reads_singly
 
+    @property
+    def kept_steps(self) -> int:
+        return self._session.kept_steps if isinstance(self._session, DraftingSession) else 0
+
     async def recall(self, back: int, ids: SomeIds) -> LogProbs:
         if not isinstance(self._session, DraftingSession):
             raise CapabilityMissing(self._passage.name, f"Model {self._passage.name!r} keeps nothing of a draft.")

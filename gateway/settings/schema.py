@@ -231,6 +231,9 @@ class FakeModel(AnyModel):
         default=True, description="Whether its sessions keep what was found at every place of a draft."
     )
     reads_singly: bool = Field(default=False, description="Whether a draft takes a pass for each of its tokens.")
+    kept_steps: Annotated[int, Field(ge=0, le=64)] = Field(
+        default=0, description="Over how many steps its sessions keep what was found."
+    )
     faults: list[FakeFault] = Field(default_factory=list, description="How it fails.")
 
 

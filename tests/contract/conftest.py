@@ -44,7 +44,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
         case "fake":
             return FakeCase()
         case "guarded-fake":
-            return GuardedCase(FakeCase())
+            return GuardedCase(FakeCase(kept_steps=2))
         case "guarded-openai_http-vllm":
             return GuardedCase(HTTPCase("vllm", tmp_path))
         case "hedged-fake":

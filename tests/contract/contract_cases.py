@@ -60,13 +60,18 @@ class Case(Protocol):
 
 
 class FakeCase:
+    """kept_steps: of its settings."""
+
     draft_atol = 0.0
     scripted = True
     max_k: int | None = None
 
+    def __init__(self, kept_steps: int = 0) -> None:
+        self.kept_steps = kept_steps
+
     @asynccontextmanager
     async def run(self, name: str, knobs: Knobs) -> AsyncIterator[Running]:
-        backend = FakeBackend(name, _settings(knobs))
+        backend = FakeBackend(name, replace(_settings(knobs), kept_steps=self.kept_steps))
         await backend.start()
 
         def busy() -> int:

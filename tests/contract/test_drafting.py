@@ -30,15 +30,56 @@ async def test_what_a_draft_found_can_be_recalled(case: Case) -> None:
             pytest.skip("nothing is kept of a draft")
         assert np.exp(full).sum() == pytest.approx(1, abs=1e-4)
         np.testing.assert_array_equal(await session.lookup(tops[-1].ids.tolist()), tops[-1].logprobs)
-        for back in (0, len(DRAFT)):
+        with pytest.raises(RuntimeError, match="draft"):
+            await session.recall(0, [1])
+        if not session.kept_steps:
             with pytest.raises(RuntimeError, match="draft"):
-                await session.recall(back, [1])
+                await session.recall(len(DRAFT), [1])
         await session.rewind(1)
         with pytest.raises(RuntimeError, match="draft"):
             await session.recall(1, [1])
         await session.step([80])
-        with pytest.raises(RuntimeError, match="draft"):
+        with pytest.raises((RuntimeError, CapabilityMissing)):
             await session.recall(1, [1])
+
+
+async def test_what_steps_found_can_be_recalled_over_those_that_are_kept(case: Case) -> None:
+    """Exactly what `lookup` would have said there; never what was found before the session was cut back."""
+    wanted = list(range(60, 120))
+    async with case.run("a", Knobs()) as running, running.backend.open(running.prompt, k=8) as session:
+        if not isinstance(session, DraftingSession) or not session.kept_steps:
+            pytest.skip("it keeps nothing of steps")
+        await session.step()
+        found = [await session.lookup(wanted)]
+        for id in DRAFT:
+            await session.step([id])
+            found.append(await session.lookup(wanted))
+        for back in range(1, session.kept_steps + 1):
+            np.testing.assert_array_equal(await session.recall(back, wanted), found[-1 - back])
+        with pytest.raises(CapabilityMissing):
+            await session.recall(len(found), wanted)
+        # Cut back by two and gone another way: behind it stands what is found on that way.
+        await session.rewind(2)
+        other = []
+        for id in (80, 81):
+            await session.step([id])
+            other.append(await session.lookup(wanted))
+        np.testing.assert_array_equal(await session.recall(1, wanted), other[0])
+        with pytest.raises(CapabilityMissing):
+            await session.recall(2, wanted)
+        # A step behind a draft: over it, and into the draft.
+        await session.rewind(2)
+        await session.step([DRAFT[1]])
+        tops = await session.score([DRAFT[2], 90])
+        await session.step([91])
+        top = tops[0]
+        np.testing.assert_array_equal(await session.recall(2, top.ids.tolist()), top.logprobs)
+        outside = [id for id in wanted if id not in top.ids.tolist()]
+        np.testing.assert_allclose(
+            await session.recall(2, outside),
+            found[3][[wanted.index(id) for id in outside]],
+            atol=max(0.5, case.draft_atol),
+        )
 
 
 async def test_a_session_without_noise_scores_as_it_steps(case: Case) -> None:

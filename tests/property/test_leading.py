@@ -60,7 +60,7 @@ async def test_everything_is_told_as_without_a_leader(fuser: str, asked: dict[st
         wiring, state, found = "|".join("abc"[:members]), rng.getstate(), []
         for mode in ("off", "always"):
             rng.setstate(state)
-            catalog = slowed(catalog_of(rng, text, members, recall=bool(seed)), "ab"[seed])
+            catalog = slowed(catalog_of(rng, text, members, recall=bool(seed), kept_steps=2 * seed), "ab"[seed])
             found.append(await events_of(catalog, wiring, mode, fuser=fuser, **asked))
         plain, drafted = found
         assert list(map(bare, plain)) == list(map(bare, drafted))

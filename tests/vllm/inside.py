@@ -100,7 +100,7 @@ def distributions() -> None:
 
 
 def keeping() -> None:
-    """Of a draft every place is kept, in bounds; what is not kept any more is said to be gone, and never something else's."""
+    """Of the latest inputs every place is kept, in bounds; what is not kept any more is said to be gone, and never something else's."""
     import torch
     from modelnet_vllm import kept
     from modelnet_vllm.top import Distributions
@@ -121,10 +121,14 @@ def keeping() -> None:
     def gone(number: int, seq: int, back: int = 0) -> None:
         assert keeping.logprobs(("x", number), seq, np.arange(3), back) is None
 
-    found, ids, logprobs = made(5)
-    keeping.draft(("x", 1), 7, found)
-    for back in range(5):
-        same(1, 7, ids[4 - back], logprobs[4 - back], back)
+    drafted, draft_ids, draft_logprobs = made(5)
+    keeping.draft(("x", 1), 7, drafted)
+
+    def whole_draft() -> None:
+        for back in range(5):
+            same(1, 7, draft_ids[4 - back], draft_logprobs[4 - back], back)
+
+    whole_draft()
     gone(1, 7, 5)
     gone(1, 6)
     gone(2, 7)
@@ -134,6 +138,12 @@ def keeping() -> None:
     for row, number in enumerate((1, 2, 3)):
         same(number, 8, ids[row], logprobs[row])
         gone(number, 8, 1)
+    whole_draft()  # the input before
+    keeping.batch([(("x", 1), 9)], made(1)[0])
+    whole_draft()
+    assert keeping._drafted == 5
+    keeping.batch([(("x", 1), 7 + kept.INPUTS)], made(1)[0])
+    gone(1, 7)
     assert keeping._drafted == 0
     for later in range(kept.MOST_BATCHES + 1):  # the batch is let go, its rows are not
         keeping.batch([(("x", 9), later)], made(1)[0])

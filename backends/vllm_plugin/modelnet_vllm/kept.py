@@ -1,4 +1,4 @@
-"""What was computed last is kept a while: exact values of any token at a session's place, or inside its draft, need no pass then."""
+"""What was computed last is kept a while: exact values of any token where a session stands, or stood a moment ago, need no pass then."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from modelnet_vllm.top import Distributions
 
-MOST_SESSIONS = 1024
+MOST_SESSIONS = 384
 """Sessions that something is kept of; beyond it, nothing of the one that was longest without a pass."""
+
+INPUTS = 3
+"""Of a session, the latest that are kept."""
 
 MOST_BATCHES = 4
 """Batches of logits kept whole."""
@@ -67,10 +70,10 @@ class Keeping:
     """What is kept of all sessions. Any thread may call."""
 
     def __init__(self) -> None:
-        self._sessions: OrderedDict[Key, Kept] = OrderedDict()
+        self._sessions: OrderedDict[Key, dict[int, Kept]] = OrderedDict()  # → number of the input → its rows
         # The latest batches, oldest first: whose rows they hold.
         self._batches: deque[list[tuple[Key, Kept]]] = deque()
-        self._drafts: OrderedDict[Key, Kept] = OrderedDict()
+        self._drafts: OrderedDict[tuple[Key, int], Kept] = OrderedDict()
         self._drafted = 0
         self._lock = threading.Lock()
 
@@ -84,7 +87,7 @@ class Keeping:
             if len(self._batches) > MOST_BATCHES:
                 # Sessions that go on step together mostly, so few rows are left in an old batch: they are copied out of it.
                 for key, kept in self._batches.popleft():
-                    if self._sessions.get(key) is kept:
+                    if self._sessions.get(key, {}).get(kept.seq) is kept:
                         kept.detach()
 
     def draft(self, key: Key, seq: int, distributions: Distributions) -> None:
@@ -93,7 +96,7 @@ class Keeping:
         with self._lock:
             kept = Kept(seq, distributions, rows - 1, rows - 1)
             self._keep(key, kept)
-            self._drafts[key] = kept
+            self._drafts[key, seq] = kept
             self._drafted += rows
             while self._drafted > MOST_DRAFTED:
                 _, oldest = self._drafts.popitem(last=False)
@@ -101,10 +104,10 @@ class Keeping:
                 oldest.detach()
 
     def logprobs(self, key: Key, seq: int, ids: NDArray[np.int32], back: int) -> NDArray[np.float32] | None:
-        """As `Kept.logprobs`; None also where the session's input is another one by now."""
+        """As `Kept.logprobs`, of that input; None also where that is too long ago."""
         with self._lock:
-            kept = self._sessions.get(key)
-        return None if kept is None or kept.seq != seq else kept.logprobs(ids, back)
+            kept = self._sessions.get(key, {}).get(seq)
+        return None if kept is None else kept.logprobs(ids, back)
 
     def forget(self, key: Key) -> None:
         with self._lock:
@@ -116,13 +119,21 @@ class Keeping:
                 self._forget(key)
 
     def _keep(self, key: Key, kept: Kept) -> None:
-        self._forget(key)
-        self._sessions[key] = kept
+        inputs = self._sessions.pop(key, {})
+        for seq in [seq for seq in inputs if seq == kept.seq or seq <= kept.seq - INPUTS]:
+            self._let_go(key, inputs, seq)
+        inputs[kept.seq] = kept
+        self._sessions[key] = inputs
         if len(self._sessions) > MOST_SESSIONS:
             self._forget(next(iter(self._sessions)))
 
     def _forget(self, key: Key) -> None:
-        self._sessions.pop(key, None)
-        draft = self._drafts.pop(key, None)
+        inputs = self._sessions.pop(key, {})
+        for seq in [*inputs]:
+            self._let_go(key, inputs, seq)
+
+    def _let_go(self, key: Key, inputs: dict[int, Kept], seq: int) -> None:
+        del inputs[seq]
+        draft = self._drafts.pop((key, seq), None)
         if draft is not None:
             self._drafted -= draft.size

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelnet_vllm import frames, link
+from modelnet_vllm.kept import INPUTS
 from modelnet_vllm.link import Wire
 from modelnet_vllm.places import Full, Place
 from modelnet_vllm.tag import EVERY, LAST, Tag
@@ -60,6 +61,9 @@ class Session:
         self._mode = LAST
         self._first = 0
         self._wanted = 1
+        self._read: list[
+            tuple[int, range, int]
+        ] = []  # the latest inputs: number, lengths whose rows they have, length at the end
         self._found: dict[int, Rows] = {}  # position (0 with LAST) → one row
         self._here: Rows | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -112,18 +116,21 @@ class Session:
             return np.empty(0, np.float32)
         for _ in range(2):
             await self._last()
-            values = await self._kept(ids, 0)
+            values = await self._kept(ids, self._seq, 0)
             if len(values):
                 return values
             await self._move(1, self.ids[-1:], LAST)  # the row was dropped to keep others: compute it again
         raise Failure(frames.UNAVAILABLE, "The engine keeps no values to look up.")
 
     async def recall(self, ids: NDArray[np.int32], back: int) -> NDArray[np.float32]:
-        """As `lookup`, so many places before the end of the draft just scored; empty where they are not kept. Raises Failure."""
+        """As `lookup`, so many ids before the end: in the draft just scored, or behind a step before; empty where that is not kept.
+        Raises Failure."""
         self._alive()
-        if self._mode != EVERY or back >= self._wanted or not self._complete():
-            return np.empty(0, np.float32)
-        return await self._kept(ids, back)
+        place = len(self.ids) - back
+        for seq, lengths, end in reversed(self._read):
+            if place in lengths and self._complete():
+                return await self._kept(ids, seq, end - place)
+        return np.empty(0, np.float32)
 
     async def close(self) -> None:
         """Free everything in the engine. Idempotent."""
@@ -171,10 +178,10 @@ class Session:
         if self._failure is not None:
             raise self._failure
 
-    async def _kept(self, ids: NDArray[np.int32], back: int) -> NDArray[np.float32]:
-        """What the engine keeps of the last input; empty where that is gone."""
+    async def _kept(self, ids: NDArray[np.int32], seq: int, back: int) -> NDArray[np.float32]:
+        """What the engine keeps of an input, so many rows before its last one; empty where that is gone."""
         assert self.wire is not None
-        head = link.SESSION.pack(self.number) + link.NUMBER.pack(self._seq)
+        head = link.SESSION.pack(self.number) + link.NUMBER.pack(seq)
         rest = link.NUMBER.pack(back) + np.asarray(ids, "<i4").tobytes()
         return np.frombuffer(await self._host.ask(self.wire, link.LOOKUP, head, rest), "<f4")
 
@@ -229,6 +236,11 @@ class Session:
         from vllm.sampling_params import RequestOutputKind
 
         self._seq += 1
+        end = len(self.ids)
+        # What was found before is that of another text where the session was cut back.
+        self._read = [(seq, range(at.start, min(at.stop, first + 1)), last) for seq, at, last in self._read]
+        self._read.append((self._seq, range(first + 1 if mode == EVERY else end, end + 1), end))
+        del self._read[:-INPUTS]
         self._mode, self._first, self._wanted = mode, first, len(self.ids) - first
         self._found = {}
         self._here = None

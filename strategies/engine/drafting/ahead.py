@@ -219,15 +219,15 @@ class Ahead:
     async def lookup(self, ids: SomeIds) -> LogProbs:
         self._usable()
         back = len(self._held) + self._excess - len(self._here)
-        if self._common < len(self._here) or back < 0 or (back and not self._standing):
+        if self._common < len(self._here) or back < 0:
             await self._again()
         elif back:
-            assert isinstance(self._session, DraftingSession)
-            try:
-                return await self._session.recall(back, ids)
-            except CapabilityMissing:
-                self._forgetful = True
-                await self._again()
+            if isinstance(self._session, DraftingSession) and (self._standing or back <= self._session.kept_steps):
+                try:
+                    return await self._session.recall(back, ids)
+                except CapabilityMissing:
+                    self._forgetful = self._forgetful or self._standing
+            await self._again()
         return await self._session.lookup(ids)
 
     async def _again(self) -> None:
