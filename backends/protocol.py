@@ -86,7 +86,7 @@ class DraftingSession(Session, Protocol):
     async def recall(self, back: int, ids: SomeIds) -> LogProbs:
         """As `lookup`, but `back` ids before the end of the draft just scored (1 <= back < its length), from the same pass.
 
-        Raises CapabilityMissing where that is not kept, RuntimeError where the session has moved since.
+        Raises CapabilityMissing where that is not kept; where nothing is kept of steps, RuntimeError if the session has moved since.
         """
         ...
 

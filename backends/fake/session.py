@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from backends.errors import CapabilityMissing, ContextTooLong, SessionClosed
+from backends.errors import BackendError, CapabilityMissing, ContextTooLong, SessionClosed
 from backends.fake.model import FakeModel, Probabilities, cut, logs, noisy
 from backends.fake.settings import FakeSettings
 from backends.types import LogProbs, SomeIds, TopK
@@ -72,8 +72,12 @@ class FakeSession:
             raise ValueError("a draft has at least one id")
         with self._call():
             before = len(self._ids)
-            for part in [[id] for id in draft] if self._settings.reads_singly else [draft]:
-                await self._pass(part)
+            try:
+                for part in [[id] for id in draft] if self._settings.reads_singly else [draft]:
+                    await self._pass(part)
+            except BackendError:  # as real ones: nothing of it was appended
+                del self._ids[before:]
+                raise
             rows = [self._model.distribution(self._ids[: before + n]) for n in range(1, len(draft) + 1)]
             if noise := self._settings.draft_noise:
                 rows = [noisy(row, noise, self._ids[: before + n]) for n, row in enumerate(rows, start=1)]
@@ -96,7 +100,7 @@ class FakeSession:
         with self._call():
             if not self._settings.lookup or not self._settings.recall:
                 raise CapabilityMissing(self._name, f"Model {self._name!r} can't look up single tokens of a draft.")
-            if self._settings.kept_steps and back >= len(self._scored) > 0:
+            if self._settings.kept_steps and back >= max(1, len(self._scored)):
                 raise CapabilityMissing(self._name, f"Model {self._name!r} does not keep that any more.")
             if not 1 <= back < len(self._scored):
                 raise RuntimeError("recall is for the places of a draft just scored, but the last")

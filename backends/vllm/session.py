@@ -89,7 +89,7 @@ class VLLMSession:
 
     async def recall(self, back: int, ids: SomeIds) -> LogProbs:
         self._alive()
-        if back < 1 or not self._line:
+        if back < 1:
             raise RuntimeError("recall is for the places of a draft just scored, but the last, and of steps before")
         if back >= len(self._line):
             raise CapabilityMissing(self._name, "The server does not keep the values of that place any more.")
@@ -151,7 +151,6 @@ class VLLMSession:
     async def _move(self, kind: type[frames.Step | frames.Score], append: Sequence[int]) -> list[TopK]:
         ids = np.asarray(append, np.int32)
         make = partial(_moved, kind, self._number, self._drop, ids)
-        line, self._line = self._line, []
         goes_on = kind is frames.Score or len(ids) == 1
         answer = await self._connection.ask(frames.Tops, make, self._timeout)
         self._alive()
@@ -164,7 +163,7 @@ class VLLMSession:
             for row, values, outside in zip(answer.ids, logprobs, answer.outside.tolist(), strict=True)
         ]
         self._here = tops[-1]
-        self._line = [*(line if goes_on and not dropped else ())[-LINE:], *tops]
+        self._line = [*(self._line if goes_on and not dropped else ())[-LINE:], *tops]
         return tops
 
     def _alive(self) -> None:

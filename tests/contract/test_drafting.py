@@ -36,7 +36,7 @@ async def test_what_a_draft_found_can_be_recalled(case: Case) -> None:
             with pytest.raises(RuntimeError, match="draft"):
                 await session.recall(len(DRAFT), [1])
         await session.rewind(1)
-        with pytest.raises(RuntimeError, match="draft"):
+        with pytest.raises((RuntimeError, CapabilityMissing)):
             await session.recall(1, [1])
         await session.step([80])
         with pytest.raises((RuntimeError, CapabilityMissing)):

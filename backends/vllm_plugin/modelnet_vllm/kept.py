@@ -34,30 +34,35 @@ class Kept:
     session's own.
     """
 
-    __slots__ = ("_event", "_rows", "seq", "size")
+    __slots__ = ("_rows", "seq", "size")
 
     def __init__(self, seq: int, distributions: Distributions, row: int, drafted: int = 0) -> None:
         self.seq = seq
         self.size = drafted + 1
         begin, end = row - drafted, row + 1
-        self._rows = distributions.logits[begin:end], distributions.lse[begin:end]
-        self._event = distributions.event
+        self._rows = distributions.logits[begin:end], distributions.lse[begin:end], distributions.event
 
     def detach(self) -> None:
         """Keep the last row only, and let the others go."""
-        logits, lse = self._rows
-        self._rows = logits[-1:].clone(), lse[-1:]  # at once: another thread may be reading
+        logits, lse, event = self._rows
+        logits = logits[-1:].clone()
+        if event is not None:  # of the copy: other threads have streams of their own
+            import torch
+
+            event = torch.Event(logits.device)
+            event.record()
+        self._rows = logits, lse[-1:], event  # at once: another thread may be reading
 
     def logprobs(self, ids: NDArray[np.int32], back: int = 0) -> NDArray[np.float32] | None:
         """float32 [n], nats, so many places before the last one; the same bits as in the list. Ids outside the output layer: -inf.
         None: that place is not kept."""
         import torch
 
-        logits, lse = self._rows
+        logits, lse, event = self._rows
         if back >= len(logits):
             return None
-        if self._event is not None:
-            self._event.synchronize()
+        if event is not None:
+            event.synchronize()
         row = logits[-1 - back]
         size = row.shape[0]
         inside = (ids >= 0) & (ids < size)
