@@ -84,12 +84,12 @@ class PassTimes:
         is known."""
         if self.step is None:
             return None
-        tried = self._longer[1] is not None
-        tokens = self.padded(tokens) if tried else tokens
+        padded = self._longer[1] is not None and self.padded(2) > 2  # known to be: passes over two are not made
+        tokens = 3 if padded and tokens == 2 else tokens
         low, price = (1.0, 0.0), self.step
         for at, longer in enumerate(self._longer):
-            if longer is None or (at == 0 and tried and self.padded(2) > 2):
-                continue  # or such passes are not made
+            if longer is None or (padded and at == 0):
+                continue
             here = self._tokens[at], max(longer, low[1])
             if here[0] > low[0]:
                 price = (here[1] - low[1]) / (here[0] - low[0])

@@ -71,12 +71,13 @@ class FakeSession:
         if not len(draft):
             raise ValueError("a draft has at least one id")
         with self._call():
-            before = len(self._ids)
+            before, found = len(self._ids), (self._here, self._scored)
             try:
                 for part in [[id] for id in draft] if self._settings.reads_singly else [draft]:
                     await self._pass(part)
-            except BackendError:  # as real ones: nothing of it was appended
+            except BackendError:  # as in real ones the session has not moved
                 del self._ids[before:]
+                self._here, self._scored = found
                 raise
             rows = [self._model.distribution(self._ids[: before + n]) for n in range(1, len(draft) + 1)]
             if noise := self._settings.draft_noise:

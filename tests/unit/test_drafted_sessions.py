@@ -155,6 +155,18 @@ async def test_recall_is_for_the_draft_just_scored() -> None:
             await session.recall(1, [9])
 
 
+async def test_a_draft_that_fails_half_way_leaves_a_scripted_session_where_it_was() -> None:
+    """As the real ones: whoever asked goes on from there."""
+    backend = FakeBackend("a", FakeSettings(reads_singly=True, faults=(Fault(of="session", after=2, times=1),)))
+    async with backend.open(ASK, k=5) as session:
+        await session.step((70,))
+        ids, found = session.ids, await session.lookup([5, 6])  # type: ignore[attr-defined]
+        with pytest.raises(BackendUnavailable):
+            await session.score((71, 72))
+        assert session.ids == ids  # type: ignore[attr-defined]
+        assert (await session.lookup([5, 6])).tolist() == found.tolist()
+
+
 async def test_a_failing_pass_ahead_fails_as_a_step_does() -> None:
     backend = FakeBackend("a", FakeSettings(faults=(Fault(of="session", after=1),)))
     async with backend.open(ASK, k=5) as session:
