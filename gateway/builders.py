@@ -14,7 +14,7 @@ import anyio
 from backends.catalog import Entry
 from backends.protocol import TextBackend
 from gateway.settings import Loaded
-from gateway.settings.schema import AnyModel, FakeModel, HostedModel, LlamaCppModel, OpenAIModel, ServerModel, VLLMModel
+from gateway.settings.models import AnyModel, FakeModel, HostedModel, LlamaCppModel, OpenAIModel, ServerModel, VLLMModel
 from gateway.weights import ensure
 
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from backends.fake import FakeBackend
 from gateway.cli.plan_view import error_text, plan_tree
 from gateway.settings import Loaded, SettingsError, config_dir, load
 from gateway.settings.check import routes, wiring_limits
+from gateway.settings.models import FakeModel, LlamaCppModel, ModelSettings, OpenAIModel, ServerModel, VLLMModel
 from gateway.settings.prompts import load_prompts
-from gateway.settings.schema import FakeModel, LlamaCppModel, ModelSettings, OpenAIModel, ServerModel, VLLMModel
 from strategies.planning import plan as make_plan
 from strategies.routing import Alias, resolve
 from strategies.topology import Limits, TopologyError, models, parse, shape

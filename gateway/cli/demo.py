@@ -22,7 +22,7 @@ from gateway.cli.check import complain, read_config, say
 from gateway.observability.logs import setup_logs
 from gateway.runtime import NothingLoaded, Runtime, open_runtime
 from gateway.settings import Loaded, SettingsError
-from gateway.settings.schema import LlamaCppModel
+from gateway.settings.models import LlamaCppModel
 from gateway.web.serving import Server, bind, url
 from gateway.weights import WeightsError, ensure
 

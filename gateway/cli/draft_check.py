@@ -18,7 +18,7 @@ from gateway.builders import Builders
 from gateway.cli.check import complain, read_config, say
 from gateway.observability.logs import setup_logs
 from gateway.settings import Loaded, SettingsError
-from gateway.settings.schema import VLLMModel
+from gateway.settings.models import VLLMModel
 from gateway.weights import WeightsError
 from strategies.engine.drafting.ahead import NEGLIGIBLE
 from strategies.engine.drafting.noise import Difference, Noise, measure

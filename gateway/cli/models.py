@@ -100,7 +100,7 @@ def _size(weights: Weights) -> str:
 def _of_config(config: Path) -> list[str]:
     """Names of the weights that a configuration's embedded models use."""
     from gateway.settings import SettingsError, load
-    from gateway.settings.schema import LlamaCppModel
+    from gateway.settings.models import LlamaCppModel
 
     try:
         models = load(config).settings.models.values()

@@ -1,4 +1,4 @@
-"""`python -m gateway.settings`: write config/schema.json anew, after a change of `gateway.settings.schema`."""
+"""`python -m gateway.settings`: write config/schema.json anew, after a change of `gateway.settings.schema` or `models`."""
 
 from gateway.settings.paths import config_dir
 from gateway.settings.schema_json import json_schema_text

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gateway.settings.check_operations import findings
-from gateway.settings.schema import LlamaCppModel, Settings
+from gateway.settings.models import LlamaCppModel
+from gateway.settings.schema import Settings
 from gateway.settings.source import KeyPath
 from strategies.fusion import FuserError, fuser_of
 from strategies.routing import Alias as Route

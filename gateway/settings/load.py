@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from gateway.settings.check import check
 from gateway.settings.errors import Problem, SettingsError
-from gateway.settings.schema import ModelSettings, Settings
+from gateway.settings.models import ModelSettings
+from gateway.settings.schema import Settings
 from gateway.settings.schema_json import json_schema
 from gateway.settings.source import KeyPath, Source, dotted, read
 

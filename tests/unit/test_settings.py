@@ -17,8 +17,8 @@ from backends.fake import FakeSettings, Fault
 from backends.llama_cpp.settings import LlamaCppSettings
 from backends.openai_http.settings import OpenAIHTTPSettings
 from gateway.settings import SettingsError, config_dir, load
+from gateway.settings.models import AnyModel, FakeFault, FakeModel, LlamaCppModel, OpenAIModel
 from gateway.settings.prompts import load_prompts
-from gateway.settings.schema import AnyModel, FakeFault, FakeModel, LlamaCppModel, OpenAIModel
 from gateway.settings.schema_json import json_schema, json_schema_text
 
 
