@@ -196,18 +196,37 @@ class TokenBackend(TextBackend, Protocol):
         ...
 
 
+class Reading(Protocol):
+    """A conversation that is read while its last answer is still written. One call at a time."""
+
+    async def prepare(self, messages: Sequence[Message], *, ended: bool) -> int:
+        """Have the engine read as much of the conversation as is known.
+
+        ended: it may be whole as it is, so that its end is worth reading too, where the engine has nothing else to do.
+        Returns once it is read: after how many more tokens (at least 1) another call is worth its while; 0 if it had no place free, in
+        which case nothing was read. Costs time and nothing else: it waits for no place, takes none that others wait for, and counts in
+        no statistics. May be cancelled at any moment. Raises CapabilityMissing where the server keeps nothing or can't be asked, else
+        any BackendError.
+        """
+        ...
+
+    def open(
+        self, messages: Sequence[Message], *, k: int, max_tokens: int | None = None
+    ) -> AbstractAsyncContextManager[Session]:
+        """As `TokenBackend.open`. What was read is not read again; of the rest nobody can tell the difference. Ends the reading."""
+        ...
+
+    async def close(self) -> None:
+        """Free what is held. Idempotent."""
+        ...
+
+
 @runtime_checkable
 class PreparingBackend(TokenBackend, Protocol):
     """Its engine keeps what it has read: of a prompt that begins like an earlier one, it reads only what is new."""
 
-    async def prepare(self, messages: Sequence[Message]) -> int:
-        """Have the engine read a conversation whose beginning a later `stream` or `open` will share.
-
-        Returns once it is read: how many tokens the engine keeps at a time (at least 1), so that more of them is worth another call;
-        0 if it had no place free, in which case nothing was read. Costs time and nothing else: it waits for no place, takes none that
-        others wait for, and counts in no statistics. May be cancelled at any moment, and then frees what it held without anyone's
-        help. Raises CapabilityMissing where the server keeps nothing or can't be asked, else any BackendError.
-        """
+    def reading(self, *, k: int | None) -> Reading:
+        """Nothing is read yet, and it must be closed. k: of the session that will be opened with it; None where a `stream` will follow."""
         ...
 
 

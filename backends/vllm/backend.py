@@ -18,6 +18,7 @@ from backends.types import ForwardRequest, Message, TextEvent, TextRequest, Voca
 from backends.vllm import frames
 from backends.vllm.connection import Connection
 from backends.vllm.forwarding import Forwarding
+from backends.vllm.reading import VLLMReading
 from backends.vllm.replica import Replica
 from backends.vllm.session import VLLMSession
 from backends.vllm.settings import VLLMSettings
@@ -27,11 +28,6 @@ T = TypeVar("T")
 
 _OF_PROMPTS = ("chat_template_kwargs", "chat_template")
 """Fields of `extra_body` that shape a rendered prompt."""
-
-BLOCK = 16
-"""Tokens that vLLM keeps at a time, where the extension is too old to say."""
-ADMISSION = 2.0
-"""Seconds in which a server that has a place free lets a session in; one that does not has none."""
 
 
 class VLLMBackend:
@@ -43,7 +39,7 @@ class VLLMBackend:
         self._seats = Seats(name, settings.seats, settings.queue)
         self._replicas = [Replica(name, settings, url) for url in settings.urls]
         self._warmth = Warmth()
-        self._preparing = 0
+        self.readings = 0  # that are under way, or have a session
         self._vocabulary: Vocabulary | None = None
         self._fetching = anyio.Lock()
         self._closed = False
@@ -193,16 +189,28 @@ class VLLMBackend:
 
     @asynccontextmanager
     async def open(
-        self, messages: Sequence[Message], *, k: int, max_tokens: int | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        k: int,
+        max_tokens: int | None = None,
+        reading: VLLMReading | None = None,
     ) -> AsyncIterator[Session]:
+        """See `backends.protocol.TokenBackend`. reading: of these messages, to go on from."""
         if k < 1:
             raise ValueError("k must be at least 1")
         if self._settings.sessions == "off":
             raise CapabilityMissing(self._name, f"Model {self._name!r} opens no token sessions: they are switched off.")
         async with await self._seats.take() as seat:
             vocabulary = await self.vocabulary()
-            make = partial(frames.Open, k=min(k, frames.MOST_K, len(vocabulary)), room=max_tokens)
-            opening = partial(self._open, make=partial(make, prompt=self._prompt(messages)), freed=seat.release)
+            asked: dict[str, Any] = {"k": min(k, len(vocabulary)), "room": max_tokens, "freed": seat.release}
+
+            async def opening(connection: Connection) -> VLLMSession:
+                prompt = self.prompt(messages)
+                if reading is not None:
+                    prompt = await reading.followed(connection, prompt)
+                return await self.begin(connection, prompt, **asked)
+
             replica, session = await self._somewhere(opening, vocabulary, messages)
             try:
                 yield session
@@ -211,66 +219,46 @@ class VLLMBackend:
                 with anyio.CancelScope(shield=True):
                     await session.close()
 
-    async def prepare(self, messages: Sequence[Message]) -> int:
-        """See `backends.protocol.PreparingBackend`. Where a server's sessions are half taken, it is left to those who have them."""
+    def reading(self, *, k: int | None) -> VLLMReading:
+        """See `backends.protocol.PreparingBackend`."""
+        return VLLMReading(self, k)
+
+    # For `reading`
+
+    def may_read(self, messages: Sequence[Message]) -> Replica:
+        """The server that is to read these. Raises BackendUnavailable, CapabilityMissing."""
         self._check_open()
         if self._settings.sessions == "off":
             raise CapabilityMissing(self._name, f"Model {self._name!r} opens no token sessions: they are switched off.")
-        replica = self._in_order(messages)[0]
-        if replica.out or self._seats.free <= self._preparing:
-            return 0
-        self._preparing += 1
-        try:
-            connection = await replica.connection()
-            self._fits(connection, None)
-            kept = int(connection.info.get("prefix_cache", BLOCK))
-            if not kept:
-                said = (
-                    f"The server of model {self._name!r} keeps nothing of what it has read (its prefix cache is off)."
-                )
-                raise CapabilityMissing(self._name, said)
-            if replica.load + self._preparing > max(1, connection.info["sessions"] // 2):
-                return 0
-            if not await self._read(connection, messages):
-                return 0
-            self._warmth.warmed(messages, replica)
-            return kept
-        finally:
-            self._preparing -= 1
+        return self._in_order(messages)[0]
 
-    async def _read(self, connection: Connection, messages: Sequence[Message]) -> bool:
-        """Whether the server had a place free, and has now read the messages."""
-        make = partial(frames.Open, k=1, room=1, prompt=self._prompt(messages))
-        session = None
-        with anyio.move_on_after(ADMISSION):
-            session = await self._open(connection, make, lambda: None)
-        if session is None:
-            return False
-        try:
-            await session.step()
-        finally:
-            with anyio.CancelScope(shield=True):
-                await session.close()
-        return True
+    def warmed(self, messages: Sequence[Message], replica: Replica) -> None:
+        self._warmth.warmed(messages, replica)
 
-    def _prompt(self, messages: Sequence[Message]) -> dict[str, Any]:
+    def prompt(self, messages: Sequence[Message]) -> dict[str, Any]:
         extra = {key: value for key, value in self._settings.extra_body.items() if key in _OF_PROMPTS}
         return {**extra, "messages": as_json(messages)}
 
-    async def _open(
-        self, connection: Connection, make: Callable[..., frames.Open], freed: Callable[[], None]
+    async def begin(
+        self,
+        connection: Connection,
+        prompt: dict[str, Any],
+        *,
+        k: int,
+        room: int | None,
+        freed: Callable[[], None] = lambda: None,
     ) -> VLLMSession:
+        """A session. freed: called when it is closed."""
         number = connection.new_session()
+        make = partial(frames.Open, number, k=min(k, frames.MOST_K), room=room, prompt=prompt)
+        times = self._settings.first_byte_timeout, self._settings.step_timeout
         try:
-            opened = await connection.ask(
-                frames.Opened, lambda request: make(session=number, request=request), self._settings.first_byte_timeout
-            )
+            opened = await connection.ask(frames.Opened, make, times[0])
         except BaseException:
             # Whoever wanted it is gone, or it came too late: nothing of it is to be left.
             with anyio.CancelScope(shield=True), suppress(BackendError):
                 await connection.send(frames.Close(number))
             raise
-        times = self._settings.first_byte_timeout, self._settings.step_timeout
         return VLLMSession(
             self._name, connection, number, opened.prompt_tokens, times, freed, self._settings.draft_noise
         )
@@ -313,7 +301,7 @@ class VLLMBackend:
         self, replica: Replica, use: Callable[[Connection], Awaitable[T]], vocabulary: Vocabulary | None
     ) -> T:
         connection = await replica.connection()
-        self._fits(connection, vocabulary)
+        self.fits(connection, vocabulary)
         try:
             return await use(connection)
         except BackendUnavailable:
@@ -321,10 +309,10 @@ class VLLMBackend:
                 raise
         # It was lost since it was used last, and the server may be back already.
         connection = await replica.connection()
-        self._fits(connection, vocabulary)
+        self.fits(connection, vocabulary)
         return await use(connection)
 
-    def _fits(self, connection: Connection, vocabulary: Vocabulary | None) -> None:
+    def fits(self, connection: Connection, vocabulary: Vocabulary | None) -> None:
         info = connection.info
         if info.get("why_not") or not info.get("sessions"):
             reason = info.get("why_not") or "its server has no places for them"

@@ -53,6 +53,11 @@ class VLLMSession:
         self._closed = False
 
     @property
+    def number(self) -> int:
+        """On its connection."""
+        return self._number
+
+    @property
     def prompt_tokens(self) -> int:
         return self._prompt
 

@@ -13,6 +13,7 @@ from backends.protocol import (
     ForwardingBackend,
     PreparingBackend,
     RawBackend,
+    Reading,
     Session,
     TextBackend,
     TokenBackend,
@@ -73,12 +74,30 @@ class _Tokens(Guarded):
 
 
 class _Prepares(Guarded):
-    async def prepare(self, messages: Sequence[Message]) -> int:
-        """Neither counted nor repeated, and not asked for where the backend is to be left alone."""
+    def reading(self, *, k: int | None) -> Reading:
+        return _Reading(self._inner.reading(k=k), self._guard)
+
+
+class _Reading:
+    """See `backends.protocol.Reading`. What is prepared is neither counted nor repeated, and not asked for where the backend is to be left
+    alone; the session is under guard as any."""
+
+    def __init__(self, inner: Reading, guard: Guard) -> None:
+        self._inner = inner
+        self._guard = guard
+
+    async def prepare(self, messages: Sequence[Message], *, ended: bool) -> int:
         if self._guard.state != "closed":
             return 0
-        kept: int = await self._inner.prepare(messages)
-        return kept
+        return await self._inner.prepare(messages, ended=ended)
+
+    def open(
+        self, messages: Sequence[Message], *, k: int, max_tokens: int | None = None
+    ) -> AbstractAsyncContextManager[Session]:
+        return Passage(self._guard, "session", partial(self._inner.open, messages, k=k, max_tokens=max_tokens))
+
+    async def close(self) -> None:
+        await self._inner.close()
 
 
 class _Raw(Guarded):

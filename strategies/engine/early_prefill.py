@@ -2,16 +2,20 @@
 
 A stage begins when the answers that it reads are whole, and its models would begin to read only then. Where an engine keeps what it has
 read (`backends.protocol.PreparingBackend`), it is given the stage's conversation before, with as much of the answer as is written, again
-and again while that grows. When the stage begins, only the end is left to read.
+and again while that grows; all of it, where a sentence has just ended, for it may be the last. When the stage begins, only the end is left
+to read; and a group's sessions may go on from where it was read (`backends.protocol.Reading.open`).
 
-Invariants: no text depends on it, for all that it leaves behind is in the engines' caches, by token ids. No stage waits for it: what is
-under way is called off before a stage opens anything. No failure of it leaves this module, and a backend that failed once is left alone
-for the rest of the run. One call at a time for each model, and none while the model writes for this run: it has better to do.
+Invariants: no text depends on it, for all that it leaves behind is what engines have computed of just these token ids. No stage waits
+for it: what is under way is called off before a stage opens anything. No failure of it leaves this module, and a backend that failed once
+is left alone for the rest of the run. One call at a time for each model, and none while the model writes for this run: it has better to
+do. What is held for a stage is let go when it begins, or with the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import anyio
@@ -19,19 +23,22 @@ from anyio.abc import TaskGroup
 
 from backends.catalog import Catalog
 from backends.errors import CapabilityMissing
-from backends.protocol import PreparingBackend
+from backends.protocol import PreparingBackend, Reading
 from backends.raw import is_raw
 from backends.types import Message
+from strategies.engine.check import by_session
 from strategies.engine.events import Delta, Event, PrefillReport, StageRestarted
 from strategies.engine.options import Options
 from strategies.engine.stages import Job
 from strategies.planning.plan import Branch, Plan, Stage, TextStage, branches
 from strategies.prompting import partial_answer
 
-EVERY = 256
-"""Bytes of new text after which a model reads again: about 64 tokens, of which a pass is hardly longer than a step."""
+FIRST = 64
+"""Tokens of new text after which a model reads the first of it."""
 BYTES = 4
 """Of a token, about."""
+ENDS = re.compile(r"[.!?:;…。！？：；)\]}>*`|\"'”’»]\s*\Z")
+"""What an answer mostly ends with."""
 SHAPING = frozenset(
     "tools functions chat_template chat_template_kwargs add_generation_prompt continue_final_message documents reasoning_effort".split()
 )
@@ -39,7 +46,7 @@ SHAPING = frozenset(
 
 
 class EarlyPrefill:
-    """Of one run. `begin` first; then it is told what the stages do."""
+    """Of one run. It reads within `begun`, and is told what the stages do."""
 
     def __init__(self, plan: Plan, messages: Sequence[Message], options: Options, catalog: Catalog) -> None:
         self._stages = plan.stages
@@ -53,20 +60,40 @@ class EarlyPrefill:
                 continue  # it begins at once
             last = index == len(plan.stages) - 1
             job = Job(index, last, plan.shape, tuple(messages), {}, options, catalog, _unheard)
-            for branch in branches(stage):
+            group = by_session(stage, options, catalog, last=last, messages=messages)
+            k = None if group is None else options.top_k
+            for place, branch in enumerate(branches(stage)):
                 entry = catalog[branch.model]
                 backend = entry.token_backend()
                 native = last and entry.native and isinstance(stage, TextStage)
                 if not isinstance(backend, PreparingBackend) or (native and not SHAPING.isdisjoint(options.extra)):
                     continue
-                engine = self._engines.setdefault(branch.model, _Engine(backend))
+                engine = self._engines.setdefault(branch.model, _Engine())
                 written = None if branch.reads is None else self._written[branch.reads]
-                self._readers[index].append(_Reader(engine, job, branch, native, written))
+                reading = backend.reading(k=k)
+                self._readers[index].append(_Reader(engine, reading, job, branch, place, native, written))
 
-    def begin(self, tasks: TaskGroup) -> None:
-        """Have all read in tasks of their own, which end when their stages begin."""
-        for reader in self._all():
-            tasks.start_soon(reader.run)
+    def readings(self, index: int) -> Mapping[int, Reading]:
+        """Place of a branch in its stage → what was read for it."""
+        return {reader.place: reader.reading for reader in self._readers[index]}
+
+    @asynccontextmanager
+    async def begun(self) -> AsyncIterator[TaskGroup]:
+        """All read in tasks of their own, which end when their stages begin. The stages belong in the same group of tasks."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                for reader in self._all():
+                    tasks.start_soon(reader.run)
+                yield tasks
+        finally:
+            with anyio.CancelScope(shield=True):
+                for index in range(len(self._stages)):
+                    await self.let_go(index)
+
+    async def let_go(self, index: int) -> None:
+        """A stage opens no sessions, or is over: nothing is to be held for it."""
+        for reader in self._readers[index]:
+            await reader.reading.close()
 
     def started(self, index: int) -> None:
         """A stage is about to open its own streams or sessions: its models read nothing for others from now on. (What they read for it
@@ -86,12 +113,12 @@ class EarlyPrefill:
             if event.text:
                 written.more(event.text)
                 for reader in self._all():
-                    if reader.written is written and reader.due <= written.size:
+                    if reader.written is written and (reader.due <= written.size or written.ended):
                         reader.wake.set()
         elif isinstance(event, StageRestarted):
             self._written[event.stage].void()
             for reader in self._all():
-                reader.due = min(reader.due, EVERY)
+                reader.due = min(reader.due, BYTES * FIRST)
 
     def finished(self, index: int, text: str) -> None:
         """A stage hands this on. Who waits for another stage still, may read all of it now; who does not, begins himself."""
@@ -129,9 +156,10 @@ class EarlyPrefill:
 
 
 class _Written:
-    """What a stage has written by now. size: bytes of it. writing: it has begun, and not ended. whole: what it has handed on."""
+    """What a stage has written by now. size: bytes of it. ended: it may be whole. writing: it has begun, and not ended. whole: what it has
+    handed on."""
 
-    __slots__ = ("_marks", "_parts", "size", "whole", "writing")
+    __slots__ = ("_marks", "_parts", "ended", "size", "whole", "writing")
 
     def __init__(self, stage: Stage, catalog: Catalog) -> None:
         found = dict.fromkeys(catalog[branch.model].reasoning for branch in branches(stage))
@@ -144,38 +172,39 @@ class _Written:
         """It begins anew."""
         self._parts: list[str] = []
         self.size = 0
+        self.ended = False
 
     def more(self, text: str) -> None:
         self._parts.append(text)
         self.size += len(text.encode(errors="replace"))
+        self.ended = ENDS.search(text) is not None or (self.ended and text.isspace())
 
-    def answer(self) -> str:
-        """What it hands on, as far as that is sure."""
+    def answer(self, *, ended: bool) -> str:
+        """What it hands on, as far as that is sure. ended: if it is whole."""
         if self.whole is not None:
             return self.whole
         text = "".join(self._parts)
         for marks in self._marks:
-            text = partial_answer(text, marks)
+            text = partial_answer(text, marks, ended=ended)
         return text
 
 
 class _Engine:
-    """A model's backend. turn: held for one call. writes: stages of this run in which it writes now. broken: it is left alone."""
+    """A model. turn: held for one call. writes: stages of this run in which it writes now. broken: it is left alone."""
 
-    __slots__ = ("_flight", "backend", "broken", "turn", "writes")
+    __slots__ = ("_flight", "broken", "turn", "writes")
 
-    def __init__(self, backend: PreparingBackend) -> None:
-        self.backend = backend
+    def __init__(self) -> None:
         self.turn = anyio.Lock()
         self.writes = 0
         self.broken = False
         self._flight: anyio.CancelScope | None = None
 
-    async def read(self, messages: Sequence[Message]) -> int:
-        """As `PreparingBackend.prepare`; 0 also where it was called off."""
+    async def read(self, reading: Reading, messages: Sequence[Message], *, ended: bool) -> int:
+        """As `Reading.prepare`; 0 also where it was called off."""
         try:
             with anyio.CancelScope() as self._flight:
-                return await self.backend.prepare(messages)
+                return await reading.prepare(messages, ended=ended)
         finally:
             self._flight = None
         return 0
@@ -186,20 +215,31 @@ class _Engine:
 
 
 class _Reader:
-    """A branch of a stage that waits. written: what it will read, None if it reads the question only. due: bytes of that with which it
-    is worth reading again. prepared, failed: see `events.PrefillReport`."""
+    """A branch of a stage that waits. place: its index there. written: what it will read, None if it reads the question only. due: bytes
+    of that with which it is worth reading again. prepared, failed: see `events.PrefillReport`."""
 
     __slots__ = (
-        "_branch", "_engine", "_job", "_native", "_over", "_told", "due", "failed", "prepared", "wake", "written",
+        "_branch", "_engine", "_job", "_native", "_over", "_told", "due", "failed", "place", "prepared", "reading", "wake", "written",
     )  # fmt: skip
 
-    def __init__(self, engine: _Engine, job: Job, branch: Branch, native: bool, written: _Written | None) -> None:
+    def __init__(
+        self,
+        engine: _Engine,
+        reading: Reading,
+        job: Job,
+        branch: Branch,
+        place: int,
+        native: bool,
+        written: _Written | None,
+    ) -> None:
         self._engine = engine
+        self.reading = reading
+        self.place = place
         self._job = job
         self._branch = branch
         self._native = native
         self._over = anyio.CancelScope()
-        self._told: Sequence[Message] = ()
+        self._told: tuple[Sequence[Message], bool] = (), False
         self.written = written
         self.due: float = 0
         self.failed = self.prepared = 0
@@ -232,22 +272,23 @@ class _Reader:
             return False  # it may have been woken before it was told to leave
         if written is None or written.whole is not None:
             return True
-        return written.writing and written.size >= self.due
+        return written.writing and (written.size >= self.due or written.ended)
 
     async def _read(self) -> None:
-        written, answers, at, kept = self.written, {}, 0, 0
+        written, answers, at, worth = self.written, {}, 0, 0
+        ended = written is None or written.whole is not None or written.ended
         if written is not None:
             assert self._branch.reads is not None
             at = written.size
-            answers[self._branch.reads] = written.answer()
-        told = replace(self._job, previous=answers).conversation(self._branch, native=self._native)
-        if told != self._told:
-            kept = await self._engine.read(told)
-            if kept:
-                self._told = told
+            answers[self._branch.reads] = written.answer(ended=ended)
+        told = tuple(replace(self._job, previous=answers).conversation(self._branch, native=self._native))
+        if (told, ended) != self._told:
+            worth = await self._engine.read(self.reading, told, ended=ended)
+            if worth:
+                self._told = told, ended
                 self.prepared += 1
         if written is not None:
-            self.due = min(at, written.size) + max(EVERY, BYTES * kept)
+            self.due = min(at, written.size) + BYTES * (worth or FIRST)
 
 
 async def _unheard(event: Event) -> None:

@@ -289,9 +289,8 @@ async def _open(stack: AsyncExitStack, members: Sequence[_Member], job: Job) -> 
                 if models.count(model) > 1:
                     await locks.enter_async_context(job.catalog[model].opening)
             try:
-                opening = _tokens(job.catalog, member.branch).open(
-                    job.conversation(member.branch), k=job.options.top_k, max_tokens=wanted
-                )
+                backend = job.readings.get(member.index) or _tokens(job.catalog, member.branch)
+                opening = backend.open(job.conversation(member.branch), k=job.options.top_k, max_tokens=wanted)
                 sessions.append(await stack.enter_async_context(opening))
                 stack.enter_context(job.catalog[model].times.shared())
             except BackendError as error:

@@ -106,9 +106,11 @@ async def _stages(
             await done[earlier].wait()
         early.started(index)
         last = index == len(plan.stages) - 1
-        job = Job(index, last, plan.shape, messages, texts, options, catalog, emit)
+        job = Job(index, last, plan.shape, messages, texts, options, catalog, emit, early.readings(index))
         await send.send(StageStarted(index))
         group = by_session(stage, options, catalog, last=last, messages=messages)
+        if group is None:
+            await early.let_go(index)
         with watched(index, stage, plan.shape) as tell:
             waited = time.perf_counter() - max((ended[earlier] for earlier in read), default=0.0)
             text, report = await _write(stage, job, group)
@@ -136,8 +138,7 @@ async def _stages(
         except Exception as error:  # noqa: BLE001 - the reader of the events raises it
             await send.send(_Failure(error))
             return
-        async with anyio.create_task_group() as tasks:
-            early.begin(tasks)
+        async with early.begun() as tasks:
             for index in range(len(plan.stages)):
                 tasks.start_soon(contained, index)
         if len(reports) == len(plan.stages):

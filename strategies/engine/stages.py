@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from backends.catalog import Catalog, Entry
 from backends.estimate import Tally, prompt_tokens
+from backends.protocol import Reading
 from backends.types import Message, Sampling, TextDelta, TextRequest, Usage
 from strategies.engine.conversation import told_of_tools
 from strategies.engine.events import BranchReport, Delta, MemberDropped, Recorded, StageReport, StageRestarted
@@ -21,7 +22,8 @@ Emit = Callable[[Delta | MemberDropped | Recorded | StageRestarted], Awaitable[N
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One stage and all it needs. `previous`: index of a finished stage → the text it hands on."""
+    """One stage and all it needs. `previous`: index of a finished stage → the text it hands on. `readings`: place of a branch → what its
+    model has read of its conversation already."""
 
     index: int
     last: bool
@@ -31,6 +33,7 @@ class Job:
     options: Options
     catalog: Catalog
     emit: Emit
+    readings: Mapping[int, Reading] = field(default_factory=dict)
 
     def conversation(self, branch: Branch, *, native: bool = False) -> tuple[Message, ...]:
         """What a branch reads: the whole conversation with its role's instruction and the answer it is handed, and all about tools as

@@ -5,10 +5,11 @@
     .venv/bin/python tests/benchmarks/hand_over.py --serve                  starts the engines only, and says where they are
 
 Starts two vLLM engines (smol and qwen), each on a core of its own. The stage before is scripted: it writes the same answer of about 150
-tokens every time, a token every `--pace` seconds, and computes nothing, so that the engines under measurement are as idle as those of a
-chain of different models. Ways are measured in turns; before every answer the engines' prefix caches are emptied. The gap is that of the
-stage's report; a step is what a token of the same stage took, which in a group is one of its slowest member. The output is JSON, with the
-machine and the load it was under: only a quiet machine gives figures that mean much.
+tokens every time, a token every `--pace` seconds, that which ends it included, and computes nothing, so that the engines under measurement
+are as idle as those of a chain of different models. With `--cut` it stops in the middle of a sentence, without such a token, as an answer
+does that has used up its `max_tokens`. Ways are measured in turns; before every answer the engines' prefix caches are emptied. The gap is
+that of the stage's report; a step is what a token of the same stage took, which in a group is one of its slowest member. The output is
+JSON, with the machine and the load it was under: only a quiet machine gives figures that mean much.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ import yaml  # noqa: E402
 from vllm_engines import KEY, PATIENT, Engine, empty_cache, why_not  # noqa: E402
 
 from backends.catalog import Catalog, Entry  # noqa: E402
-from backends.fake import FakeBackend, FakeSettings  # noqa: E402
+from backends.fake import FakeBackend, FakeSettings, Fault  # noqa: E402
 from backends.types import Message, Sampling  # noqa: E402
 from backends.vllm import VLLMBackend, VLLMSettings  # noqa: E402
 from gateway.bench import machine  # noqa: E402
@@ -61,9 +62,12 @@ DRAFT = (
 WIRINGS = ("s2p:draft>smol|qwen", "si:draft>smol", "si:draft>qwen")
 
 
-def catalog_of(urls: dict[str, str], pace: float) -> Catalog:
-    words = tuple(dict.fromkeys(re.findall(r" ?[\w.,]+", DRAFT)))
-    draft = FakeBackend("draft", FakeSettings(answer=DRAFT, delay=pace, words=words))
+def catalog_of(urls: dict[str, str], pace: float, cut: bool) -> Catalog:
+    words = re.findall(r" ?[\w.,]+", DRAFT)
+    answer = words[:-4] if cut else words
+    end = Fault(on="token", of="stream", after=len(answer), action="slow", seconds=0.0 if cut else pace)
+    settings = FakeSettings(answer="".join(answer), delay=pace, words=tuple(dict.fromkeys(words)), faults=(end,))
+    draft = FakeBackend("draft", settings)
     engines = {name: VLLMBackend(name, VLLMSettings(urls=(url,), api_key=KEY, **PATIENT)) for name, url in urls.items()}
     return Catalog(
         {name: Entry(backend, native=name != "draft") for name, backend in {"draft": draft, **engines}.items()}
@@ -83,8 +87,8 @@ async def answer(catalog: Catalog, wiring: str, way: str, tokens: int) -> tuple[
     return text, report
 
 
-async def measure(urls: dict[str, str], rounds: int, pace: float, tokens: int) -> list[dict[str, Any]]:
-    catalog, rows = catalog_of(urls, pace), []
+async def measure(urls: dict[str, str], rounds: int, pace: float, cut: bool, tokens: int) -> list[dict[str, Any]]:
+    catalog, rows = catalog_of(urls, pace, cut), []
     for wiring in WIRINGS:
         found: dict[str, list[StageReport]] = defaultdict(list)
         texts: dict[str, set[str]] = defaultdict(set)
@@ -150,6 +154,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pace", type=float, default=0.1, help="seconds for a token of the stage before")
+    parser.add_argument("--cut", action="store_true", help="the stage before is cut in the middle of a sentence")
     parser.add_argument("--tokens", type=int, default=24, help="of the answer")
     parser.add_argument("--urls", nargs=2)
     parser.add_argument("--serve", action="store_true")
@@ -169,7 +174,7 @@ def main() -> None:
             sys.stdout.flush()
             signal.sigwait(ends)
             return
-        asked = urls, options.rounds, options.pace, options.tokens
+        asked = urls, options.rounds, options.pace, options.cut, options.tokens
         rows = anyio.run(measure, *asked, backend_options={"use_uvloop": True})  # as the gateway runs
     commit = machine.commit()
     found = {
@@ -177,6 +182,7 @@ def main() -> None:
         "commit": asdict(commit) if commit else None,
         "block_size": options.block_size or "vLLM's",
         "pace": options.pace,
+        "cut": options.cut,
         "rows": rows,
     }
     text = json.dumps(found, indent=1, default=str)

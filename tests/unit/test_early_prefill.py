@@ -11,13 +11,14 @@ from typing import Any
 
 import anyio
 import pytest
+from reads_early import ReadsEarly
 
 from backends.catalog import Catalog, Entry
 from backends.errors import BackendUnavailable, CapabilityMissing
 from backends.fake import FakeBackend, FakeSettings, Fault
 from backends.types import Message
 from strategies.engine import Options, Tool, Tools, run
-from strategies.engine.early_prefill import EVERY
+from strategies.engine.early_prefill import BYTES, FIRST
 from strategies.engine.events import Delta, Event, Finished, StageReport
 from strategies.planning.planner import plan
 from strategies.prompting import PASS_THROUGH, PromptSet, partial_answer
@@ -36,30 +37,38 @@ PROMPTS = PromptSet.from_mapping(
     },
 )
 ASK = (Message("system", "Be kind."), Message("user", "six times seven"))
-LONG = " ".join(f"Sentence number {n} of the draft says that six times seven is forty-two." for n in range(16))
-WORDS = tuple(dict.fromkeys(re.findall(r" ?\S+", LONG)))
+LONG = " ".join(f"Sentence number {n} of the draft says that six times seven is forty-two," for n in range(16))
+"""Never does it look as if it might be whole."""
+EVERY = BYTES * FIRST
+SENTENCES = LONG.replace(",", ".")
+WORDS = tuple(dict.fromkeys(re.findall(r" ?\S+", f"{LONG}{SENTENCES}")))
 
 
-class Reads(FakeBackend):
+class Reads(ReadsEarly):
     """Keeps what it is given to read early, and everything else that begins, in order. hold: seconds that reading takes.
 
-    until: reading lasts until this is true. errors: raised by the first calls, in turn. kept: what `prepare` returns.
+    until: reading lasts until this is true. errors: raised by the first calls, in turn. kept: what `prepare` returns. whole: what calls
+    were said to be worth reading to the end.
     """
 
-    def __init__(self, name: str, answer: str = "Yes.", *, hold: float = 0.0, kept: int = 16, **fields: Any) -> None:
+    def __init__(self, name: str, answer: str = "Yes.", *, hold: float = 0.0, kept: int = FIRST, **fields: Any) -> None:
         super().__init__(name, FakeSettings(answer=answer, words=WORDS, context=16_384, **fields))
         self.hold = hold
         self.kept = kept
         self.until: Callable[[], bool] = lambda: True
         self.errors: list[Exception] = []
         self.calls: list[tuple[str, tuple[Message, ...]]] = []
-        self.reading = self.most = 0
+        self.busy = self.most = 0
         self.called_off = 0
+        self.whole: list[str] = []
+        self.held_at_stream: int | None = None
 
-    async def prepare(self, messages: Sequence[Message]) -> int:
+    async def prepare(self, messages: Sequence[Message], *, ended: bool) -> int:
         self.calls.append(("prepare", tuple(messages)))
-        self.reading += 1
-        self.most = max(self.most, self.reading)
+        if ended:
+            self.whole.append(messages[-1].content)
+        self.busy += 1
+        self.most = max(self.most, self.busy)
         try:
             await anyio.sleep(self.hold)
             while not self.until():
@@ -68,7 +77,7 @@ class Reads(FakeBackend):
             self.called_off += 1
             raise
         finally:
-            self.reading -= 1
+            self.busy -= 1
         if self.errors:
             raise self.errors.pop(0)
         return self.kept
@@ -78,6 +87,7 @@ class Reads(FakeBackend):
         return super().open(messages, **asked)
 
     def stream(self, request: Any) -> Any:
+        self.held_at_stream = len(self.held)
         self.calls.append(("stream", tuple(request.messages)))
         return super().stream(request)
 
@@ -108,8 +118,9 @@ async def events_of(
     for backend in backends:
         counters = backend.counters
         assert (counters.streams, counters.sessions, counters.waiting) == (0, 0, 0)
-        assert not getattr(backend, "reading", 0)
-        assert getattr(backend, "most", 0) <= 1  # one call at a time
+        if isinstance(backend, Reads):
+            assert not backend.busy and not backend.held
+            assert backend.most <= 1  # one call at a time
     return found
 
 
@@ -155,6 +166,28 @@ async def test_a_growing_answer_is_read_while_it_is_written(wiring: str) -> None
     assert last.prefill.prepared == len(b.prepared) + len(c.prepared) - b.called_off - c.called_off
     assert not a.prepared and not d.prepared
     assert reports(events)[0].prefill is None
+
+
+@pytest.mark.parametrize("wiring", ["a>b", "a>b|c"])
+async def test_what_may_be_whole_is_read_to_the_end(wiring: str) -> None:
+    """After each sentence; the last of them is what the stage reads, and is read before the writer says that it has ended."""
+    fault = Fault(on="token", of="stream", action="slow", after=len(SENTENCES.split()), seconds=0.2)
+    a, b, c = Reads("a", SENTENCES, delay=0.001, faults=(fault,)), Reads("b"), Reads("c")
+    await events_of(wiring, a, b, c)
+    head, tail = b.begun.split(SENTENCES)
+    read = [told[len(head) : len(told) - len(tail)] for told in b.whole]
+    assert len(read) > 8 and all(told == "" or told.endswith(".") for told in read)
+    assert b.whole[-1] == b.prepared[-1] == b.begun and len(set(b.whole)) == len(b.whole)
+    if wiring == "a>b":
+        assert b.held_at_stream == 0 and b.followed == 0  # its server writes from what its cache has
+    else:
+        assert b.followed == c.followed == 1
+
+
+async def test_what_was_read_for_a_member_that_fails_is_let_go() -> None:
+    a, b, c = Reads("a", SENTENCES, delay=0.001), Reads("b", faults=(Fault(on="enter", of="session"),)), Reads("c")
+    events = await events_of("a>b|c", a, b, c, on_member_failure="drop")
+    assert b.prepared and texts(events)[1] == "Yes."  # events_of: nothing is held
 
 
 async def test_it_is_what_the_stage_reads_with_tools_too() -> None:
@@ -334,9 +367,9 @@ async def test_leaving_in_the_middle_leaves_nothing() -> None:
     with anyio.fail_after(5):
         async with run(plan(parse("a>b").topology, catalog), ASK, asked, catalog) as events:
             async for event in events:
-                if isinstance(event, Delta) and b.reading:
+                if isinstance(event, Delta) and b.busy:
                     break
-    assert (b.reading, b.called_off) == (0, 1)
+    assert (b.busy, b.called_off) == (0, 1)
 
 
 async def test_the_gap_is_from_the_end_of_one_stage_to_the_first_token_of_the_next() -> None:
@@ -364,7 +397,12 @@ def test_what_is_sure_of_an_answer_that_is_being_written() -> None:
         ("I wonder.</think>It is tw", "It is"),
         ("<think>a</think>It is tw", "It is"),
         ("<think>a</think>It is<think>or no", ""),
+        ("<think>I wonder.</think>", ""),
+        ("<think>I wonder.</think>\n", ""),
     ):
         assert partial_answer(written, marks) == sure
+    assert partial_answer("<think>a</think>It is two.", marks, ended=True) == "It is two."
+    assert partial_answer("<think>I wonder.</think>", marks, ended=True) == ""
+    assert partial_answer("Hello wor", None, ended=True) == "Hello wor"
     assert partial_answer("%a%It is so%no", ("%", "%")) == ""
     assert partial_answer("%a%It is so", ("%", "%")) == "It is"

@@ -12,6 +12,7 @@ import pytest
 import structlog
 from aiohttp import web
 from edge import CHAT, Edge, fake, question
+from reads_early import ReadsEarly
 
 pytest.importorskip("opentelemetry.sdk")
 
@@ -104,11 +105,7 @@ async def test_a_wiring_is_a_tree_of_spans() -> None:
 
 
 async def test_what_was_read_early_is_on_the_stage_and_no_span_of_its_own() -> None:
-    class Prepares(FakeBackend):
-        async def prepare(self, messages: Sequence[Any]) -> int:
-            return 16
-
-    async with traced(fake("a", answer="word " * 200, delay=0.0001), Prepares("b")) as (e, spans):
+    async with traced(fake("a", answer="word " * 200, delay=0.0001), ReadsEarly("b")) as (e, spans):
         assert (await e.chat("a>b")).status == 200
         assert set(tree(spans.get_finished_spans())) == {"chat si", "stage 0 a", "chat a", "stage 1 b", "chat b"}
         found = values(named(spans, "stage 1 b"))

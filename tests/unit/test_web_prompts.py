@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from edge import edge, fake
+from reads_early import ReadsEarly
 
 from backends.errors import BackendUnavailable
-from backends.fake import FakeBackend, FakeSettings
+from backends.fake import FakeSettings
 from backends.types import Message
 
 
@@ -60,12 +61,12 @@ async def test_reading_ahead_is_chosen_by_request_alias_and_configuration() -> N
     assert 'modelnet_fused_drafts_total{what="accepted"}' in shown
 
 
-class Prepares(FakeBackend):
+class Prepares(ReadsEarly):
     """Reads early, and fails at it the second time."""
 
     asked = 0
 
-    async def prepare(self, messages: Sequence[Message]) -> int:
+    async def prepare(self, messages: Sequence[Message], *, ended: bool) -> int:
         self.asked += 1
         if self.asked % 2 == 0:
             raise BackendUnavailable(self.name, "It is gone.")

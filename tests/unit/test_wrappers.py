@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
+from reads_early import ReadsEarly
 from wrapped import ABILITIES, ASK, Ear, TextOnly, full, made, said, unreached
 
 from backends import errors
@@ -19,12 +20,12 @@ from backends.wrappers.causes import CAUSES, cause, verdict
 pytestmark = pytest.mark.anyio
 
 
-class Prepares(FakeBackend):
+class Prepares(ReadsEarly):
     """Fails at reading early."""
 
     asked = 0
 
-    async def prepare(self, messages: Sequence[Message]) -> int:
+    async def prepare(self, messages: Sequence[Message], *, ended: bool) -> int:
         self.asked += 1
         raise unreached()
 
@@ -270,15 +271,16 @@ async def test_reading_early_is_neither_repeated_nor_counted_nor_asked_of_who_is
     ear = Ear()
     bare = Prepares("m", FakeSettings(answer="Hi", faults=(Fault(on="enter"),)))
     wrapped = made(bare, ear, retries=2, breaker=BreakerSettings(least=2))
+    reading = wrapped.reading(k=4)
     for _ in range(5):
         with pytest.raises(errors.BackendUnavailable):
-            await wrapped.prepare(ASK.messages)
+            await reading.prepare(ASK.messages, ended=True)
     assert bare.asked == 5 and ear.heard == [] and guard_of(wrapped).state == "closed"
     for _ in range(2):
         with pytest.raises(errors.BackendUnavailable):
             await said(wrapped)
     assert guard_of(wrapped).state == "open"
-    assert await wrapped.prepare(ASK.messages) == 0 and bare.asked == 5
+    assert await reading.prepare(ASK.messages, ended=True) == 0 and bare.asked == 5
 
 
 async def test_sessions_are_what_they_were() -> None:

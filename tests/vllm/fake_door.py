@@ -18,7 +18,8 @@ from backends.vllm import frames
 
 class FakeDoor:
     """info: laid over what WELCOME says. fail: code with which every STEP fails. mute: nothing is answered any more. full: no session gets
-    a place. prompts: of the sessions that got one. gone: nothing is kept to look up. lookups: how many there were.
+    a place. prompts: of the sessions that got one. asked: of each, what was said about reading early, and whether it followed another.
+    gone: nothing is kept to look up. lookups: how many there were.
 
     `refuse`: status with which the WebSocket is refused.
     """
@@ -33,6 +34,7 @@ class FakeDoor:
         self.gone = False
         self.lookups = 0
         self.prompts: list[Any] = []
+        self.asked: list[dict[str, Any]] = []
         self.opened = 0
         self.live = 0
         self.dials = 0
@@ -140,6 +142,11 @@ class FakeDoor:
 
     async def _open(self, frame: frames.Open, sessions: dict[int, tuple[Session, AsyncExitStack]]) -> Any:
         assert isinstance(frame.prompt, dict)
+        asked = dict(frame.prompt.pop("modelnet", {}))
+        followed = sessions.pop(asked.pop("after", 0), None)
+        if followed is not None:
+            await followed[1].aclose()
+            self.live -= 1
         messages = [Message(turn["role"], turn["content"]) for turn in frame.prompt["messages"]]
         block = AsyncExitStack()
         try:
@@ -148,6 +155,7 @@ class FakeDoor:
             return frames.Fail(frame.session, frame.request, frames.TOO_LONG, "", error.tokens or 0, error.limit or 0)
         sessions[frame.session] = session, block
         self.prompts.append(frame.prompt)
+        self.asked.append({**asked, "followed": followed is not None})
         self.opened += 1
         self.live += 1
         return frames.Opened(frame.session, frame.request, session.prompt_tokens)

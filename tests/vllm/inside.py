@@ -11,7 +11,7 @@ import numpy as np
 
 FORBIDDEN = ("modelnet_vllm", "modelnet_vllm.frames", "modelnet_vllm.tag", "modelnet_vllm.link", "modelnet_vllm.top",
              "modelnet_vllm.tap", "modelnet_vllm.drafts", "modelnet_vllm.places", "modelnet_vllm.vocabulary",
-             "modelnet_vllm.gather")  # fmt: skip
+             "modelnet_vllm.gather", "modelnet_vllm.early")  # fmt: skip
 
 
 def imports_no_torch() -> None:

@@ -31,16 +31,20 @@ QUESTION = " ".join(
 """Longer than a block, so that there is something to keep before there is an answer."""
 
 
-def hits(engine: Engine) -> float:
-    """Tokens that prompts found in the engine's prefix cache, in all."""
+def counts(engine: Engine) -> tuple[float, float]:
+    """Tokens that prompts found in the engine's prefix cache, and tokens of prompts that began a request or a session, in all."""
     lines = engine.get("/metrics").decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:prefix_cache_hits_total"))
+    hits, begun = (
+        sum(float(line.split()[-1]) for line in lines if line.startswith(f"vllm:{name}_total{{"))
+        for name in ("prefix_cache_hits", "prompt_tokens")
+    )
+    return hits, begun
 
 
 async def answer(
     engines: dict[str, Engine], wiring: str, question: str, switch: str, tokens: int
-) -> tuple[str, StageReport, float]:
-    """The answer, the report of the last stage, and by how much qwen's hits have grown."""
+) -> tuple[str, StageReport, float, float]:
+    """The answer, the report of the last stage, and by how much qwen's counts have grown."""
     backends = {
         name: VLLMBackend(name, VLLMSettings(urls=(engine.url,), api_key=KEY, **PATIENT))
         for name, engine in engines.items()
@@ -48,43 +52,49 @@ async def answer(
     catalog = Catalog({name: Entry(backend, native=True) for name, backend in backends.items()})
     sampling = Sampling(max_tokens=12, temperature=0.0)
     options = Options(PROMPTS, sampling, stage_max_tokens=tokens, top_k=32, early_prefill=switch)  # type: ignore[arg-type]
-    made, text, before = plan(parse(wiring).topology, catalog), "", hits(engines["qwen"])
+    made, text = plan(parse(wiring).topology, catalog), ""
+    hits, begun = counts(engines["qwen"])
     async with run(made, [Message("user", question)], options, catalog) as events:
         async for event in events:
             if isinstance(event, Delta) and event.stage == 1:
                 text += event.text
             elif isinstance(event, Finished):
                 report = event.stages[-1]
-    grown = hits(engines["qwen"]) - before
+    hits_now, begun_now = counts(engines["qwen"])
     for backend in backends.values():
         await backend.aclose()
         assert backend.loads == [0]
     for engine in engines.values():
         status: dict[str, Any] = json.loads(engine.get("/v1/modelnet/status"))
         assert (status["sessions"], status["waiting"]) == (0, 0)
-    return text, report, grown
+    return text, report, hits_now - hits, begun_now - begun
+
+
+def prompt_of(report: StageReport) -> int:
+    """Tokens that qwen has read."""
+    return next(branch.usage.prompt_tokens for branch in report.branches if branch.model == "qwen")
 
 
 @pytest.mark.parametrize("wiring", ["si:smol>qwen", "s2p:smol>smol|qwen"])
 @pytest.mark.parametrize("tokens", [48, 200])
-async def test_the_stage_finds_in_the_cache_what_was_read_early(
-    engines: dict[str, Engine], wiring: str, tokens: int
-) -> None:
-    """Questions that begin otherwise share nothing: each way is the first to read its own. The third is the first's, to compare texts."""
+async def test_the_stage_goes_on_from_what_was_read_early(engines: dict[str, Engine], wiring: str, tokens: int) -> None:
+    """A model alone finds it in the cache; a member's session was there before the answer, and begins with no prompt of its own. Questions
+    that begin otherwise share nothing: each way is the first to read its own. The third is the first's, to compare texts."""
     task = "How many boats can sail?" if tokens < 64 else "Tell a long story about the people who live at this river."
     first, second = (f"[{wiring} {tokens} {way}] {QUESTION} {task}" for way in "xy")
-    without, report, grown = await answer(engines, wiring, second, "off", tokens)
+    without, report, hits, begun = await answer(engines, wiring, second, "off", tokens)
     assert without and report.prefill is None and report.gap is not None
-    assert grown < BLOCK
-    early, report, grown = await answer(engines, wiring, first, "auto", tokens)
-    assert report.prefill is not None and report.prefill.failed == 0
-    if tokens < 64:  # one call at most, for the question: the hits are the stage's own
-        assert report.prefill.prepared <= 1
-        assert grown >= BLOCK
+    prompt = prompt_of(report)
+    assert hits < BLOCK and begun == prompt
+    early, report, hits, begun = await answer(engines, wiring, first, "auto", tokens)
+    assert report.prefill is not None and report.prefill.failed == 0 and report.prefill.prepared >= 2
+    prompt = prompt_of(report)
+    if "|" in wiring:
+        assert begun < prompt - tokens // 2
     else:
-        assert report.prefill.prepared >= 2
-        assert grown >= 2 * BLOCK
-    again, _, _ = await answer(engines, wiring, first, "off", tokens)
+        assert hits >= (BLOCK if tokens < 64 else 2 * BLOCK)
+        assert prompt < begun < 2 * prompt
+    again, *_ = await answer(engines, wiring, first, "off", tokens)
     assert early == again
 
 

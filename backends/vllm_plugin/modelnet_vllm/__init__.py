@@ -6,8 +6,12 @@
     scheduler   rewinds a session in place (for versions of vLLM that it knows)
     tag         the mark in a request's `extra_args` that makes it ours
     link        from the engine's process to the API server's and back
-    door        the WebSocket route and the connections on it
-    sessions    sessions as streaming inputs of the engine, admission, rewinding
+    door        the WebSocket route, and what its connections share
+    client      one connection: frames in, frames out
+    host        all sessions, admission, and which one follows which
+    sessions    sessions as streaming inputs of the engine, rewinding
+    early       prompts that are read before they are whole
+    kept        values of places before, for exact look-ups
     vocabulary  the tokenizer as a table id → bytes
     frames      the protocol of the door
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from modelnet_vllm import frames, link
+from modelnet_vllm import early, frames, link
+from modelnet_vllm.early import Reads
 from modelnet_vllm.link import Listener, Wire, message
-from modelnet_vllm.places import Full, Places
+from modelnet_vllm.places import Full, Place, Places
 from modelnet_vllm.sessions import SILENCE, Failure, Rows, Session
 
 
@@ -32,20 +33,46 @@ class Host:
         self.hooks = hooks
         self.listener = Listener(self._message, self._engine_gone)
         self._sessions: dict[int, Session] = {}
+        self._waiting: dict[int, Session] = {}  # that have read early, the oldest first
         self._numbers = itertools.count(secrets.randbits(40) << 20)
         self._requests = itertools.count(1)
         self._asked: dict[int, tuple[Wire, asyncio.Future[bytes]]] = {}
 
-    async def open(self, prompt: Sequence[int], k: int, room: int | None) -> Session:
-        """Wait for a place, then start reading the prompt. Raises Failure."""
+    async def open(
+        self, prompt: Sequence[int], k: int, room: int | None, reads: Reads = None, after: Session | None = None
+    ) -> Session:
+        """Wait for a place, then start reading the prompt. reads, after: see `early`; a session that is followed is taken over, or closed.
+
+        Raises Failure."""
         needed = len(prompt) + (1 if room is None else max(1, room))
-        if not prompt:
-            raise Failure(frames.REJECTED, "The prompt is empty.")
-        if needed > self.context:
-            text = f"The model can read {self.context} tokens; {needed} are needed."
-            raise Failure(frames.TOO_LONG, text, needed, self.context)
+        if after is not None:
+            self._waiting.pop(after.number, None)
         try:
-            place = await self.places.take(self.context if room is None else needed)
+            if not prompt:
+                raise Failure(frames.REJECTED, "The prompt is empty.")
+            if needed > self.context:
+                text = f"The model can read {self.context} tokens; {needed} are needed."
+                raise Failure(frames.TOO_LONG, text, needed, self.context)
+            tokens = self.context if room is None else needed
+            if after is not None and self._follows(after, prompt, k, tokens, reads):
+                session, after = after, None
+            else:
+                session = await self._new(prompt, k, tokens, reads, after)
+        finally:
+            if after is not None:
+                await after.close()
+        session.told = list(prompt)
+        if reads is not None:
+            self._waiting[session.number] = session
+        return session
+
+    async def _new(self, prompt: Sequence[int], k: int, tokens: int, reads: Reads, after: Session | None) -> Session:
+        if after is not None:
+            await after.close()
+        while reads is None and not self.places.fits(tokens) and self._dismiss():
+            pass
+        try:
+            place = await self.places.take(tokens)
         except Full as error:
             raise Failure(frames.OVERLOADED, f"At capacity: {error}.") from None
         session = Session(self, next(self._numbers), k, place)
@@ -53,7 +80,41 @@ class Host:
         session.begin(prompt)
         return session
 
+    def _follows(self, session: Session, prompt: Sequence[int], k: int, tokens: int, reads: Reads) -> bool:
+        """Whether the session goes on as that of this prompt."""
+        same = early.common(session.ids, prompt)
+        if not self.rewinds or not session.alive or not same:
+            return False
+        try:
+            if reads is None:
+                self.grow(session.place, tokens)
+            else:
+                self.places.grow(session.place, tokens)
+        except Full:
+            return False
+        upto = early.settled(prompt, session.told) if reads == "settled" else len(prompt)
+        if reads != "settled" or upto > same:
+            session.follow(prompt[:upto], k)
+        return True
+
+    def grow(self, place: Place, tokens: int) -> None:
+        """Room for `tokens` in all, if need be that of sessions which only wait for their prompt. Raises `places.Full`."""
+        while True:
+            try:
+                return self.places.grow(place, tokens)
+            except Full:
+                if not self._dismiss():
+                    raise
+
+    def _dismiss(self) -> bool:
+        """Whether there was a session that had only read early; it is gone, and its prompt will be read once more."""
+        for session in self._waiting.values():
+            session.fail(Failure(frames.OVERLOADED, "The session's place was wanted."))
+            return True
+        return False
+
     def forget(self, session: Session) -> None:
+        self._waiting.pop(session.number, None)
         if self._sessions.pop(session.number, None) is not None and session.wire is not None:
             session.wire.send(message(link.FORGET, link.SESSION.pack(session.number)))
 

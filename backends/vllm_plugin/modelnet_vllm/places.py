@@ -34,7 +34,7 @@ class Places:
     async def take(self, tokens: int) -> Place:
         """Wait for a place with room for so many tokens. First come, first served. Raises Full."""
         wanted = self._rounded(tokens)
-        if self._line or not self._fits(wanted):
+        if not self.fits(tokens):
             if len(self._line) >= self._queue:
                 raise Full("all places for sessions are taken")
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -52,6 +52,10 @@ class Places:
         else:
             self._give(wanted)
         return Place(self, wanted)
+
+    def fits(self, tokens: int) -> bool:
+        """Whether `take` would not have to wait."""
+        return not self._line and self._fits(self._rounded(tokens))
 
     def grow(self, place: Place, tokens: int) -> None:
         """Room for `tokens` in all. Raises Full."""

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelnet_vllm import frames, link
+from modelnet_vllm.early import common
 from modelnet_vllm.kept import INPUTS
 from modelnet_vllm.link import Wire
 from modelnet_vllm.places import Full, Place
@@ -47,16 +48,18 @@ class Failure(Exception):
 
 
 class Session:
-    """One token sequence in the engine. Calls one at a time. ids: all of it, the prompt included."""
+    """One token sequence in the engine. Calls one at a time. ids: all of it, the prompt included. told: the prompt that was asked for, of
+    which less may be read (`early`)."""
 
     def __init__(self, host: Host, number: int, k: int, place: Place) -> None:
         self.number = number
         self.wire: Wire | None = None
         self.ids: list[int] = []
         self.prompt_tokens = 0
+        self.place = place
+        self.told: list[int] = []
         self._host = host
         self._k = k
-        self._place = place
         self._seq = 0
         self._mode = LAST
         self._first = 0
@@ -80,6 +83,22 @@ class Session:
         self.prompt_tokens = len(prompt)
         self._launch()
         self._push(self.ids, LAST, None)
+
+    @property
+    def alive(self) -> bool:
+        return self._failure is None
+
+    def follow(self, prompt: Sequence[int], k: int) -> None:
+        """Go on as the session of another prompt: what both begin with is not read again. Nobody waits for a call. The engine rewinds."""
+        same = common(self.ids, prompt)
+        self.prompt_tokens = len(prompt)
+        if same == len(prompt) == len(self.ids) and k == self._k:
+            return  # it is read, or being read
+        self._k = k
+        keep = min(same, len(prompt) - 1)
+        cut = keep < len(self.ids)
+        self.ids[keep:] = prompt[keep:]
+        self._push(prompt[keep:], LAST, keep if cut else None, first=keep)
 
     async def step(self, drop: int, append: Sequence[int]) -> Rows:
         """One row: the distribution behind what is then there. Raises Failure."""
@@ -142,7 +161,7 @@ class Session:
         if self._failure is None:
             self._failure = failure
             self._host.forget(self)
-            self._place.release()
+            self.place.release()
             if self._timer is not None:
                 self._timer.cancel()
             if self._task is not None:
@@ -170,7 +189,7 @@ class Session:
             text = f"The model can read {self._host.context} tokens; {total + 1} are needed."
             raise Failure(frames.TOO_LONG, text, total + 1, self._host.context)
         try:
-            self._host.places.grow(self._place, total + 1)
+            self._host.grow(self.place, total + 1)
         except Full as error:
             raise Failure(frames.OVERLOADED, f"At capacity: {error}.") from None
 

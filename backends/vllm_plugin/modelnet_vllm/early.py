@@ -1,0 +1,51 @@
+"""Prompts that are read before they are whole, in sessions that wait until they are.
+
+A client may ask in the JSON object of an OPEN, under FIELD, that of the messages
+
+- `"early": "whole"` all is read; the session then waits to be followed, and gives its place to whoever wants it meanwhile
+- `"early": "settled"` so far is read as the next prompt will likely begin, which goes on where this one does: what ends it as it ended the
+  prompt before (an instruction, the marks of a template) is left out, and so is the token before that, which may still grow
+- `"after": n` session n of the same connection is followed: the new one takes over its place and what both begin with. n has ended then,
+  also where it could not be followed, and need not exist any more
+
+WELCOME says `early` where this can be asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+FIELD = "modelnet"
+
+Reads = Literal["whole", "settled"] | None
+"""What is read early; None where a session is opened to be used."""
+
+
+def asked(body: dict[str, Any]) -> tuple[dict[str, Any], Reads, int | None]:
+    """An OPEN's JSON object without what concerns us; what is read early; which session is followed. Raises ValueError."""
+    said = body.get(FIELD)
+    if said is None:
+        return body, None, None
+    if not isinstance(said, dict):
+        raise ValueError(f"{FIELD} must be an object")  # noqa: TRY004 - as what else is wrong with it
+    reads, after = said.get("early"), said.get("after")
+    if reads not in (None, "whole", "settled"):
+        raise ValueError("early must be whole or settled")
+    if after is not None and (type(after) is not int or after < 0):
+        raise ValueError("after must be the number of a session")
+    return {key: value for key, value in body.items() if key != FIELD}, reads, after
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    size = min(len(a), len(b))
+    differ = np.flatnonzero(np.asarray(a[:size], np.int64) != np.asarray(b[:size], np.int64))
+    return int(differ[0]) if len(differ) else size
+
+
+def settled(prompt: Sequence[int], before: Sequence[int]) -> int:
+    """How many ids of a prompt will likely begin the next one, too. before: the one before it, which it goes on from somewhere inside."""
+    return max(0, len(prompt) - common(prompt[::-1], before[::-1]) - 1)
