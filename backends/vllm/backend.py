@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -39,7 +39,6 @@ class VLLMBackend:
         self._seats = Seats(name, settings.seats, settings.queue)
         self._replicas = [Replica(name, settings, url) for url in settings.urls]
         self._warmth = Warmth()
-        self.readings = 0  # that are under way, or have a session
         self._vocabulary: Vocabulary | None = None
         self._fetching = anyio.Lock()
         self._closed = False
@@ -203,13 +202,20 @@ class VLLMBackend:
             raise CapabilityMissing(self._name, f"Model {self._name!r} opens no token sessions: they are switched off.")
         async with await self._seats.take() as seat:
             vocabulary = await self.vocabulary()
-            asked: dict[str, Any] = {"k": min(k, len(vocabulary)), "room": max_tokens, "freed": seat.release}
+            most = min(k, len(vocabulary))
 
             async def opening(connection: Connection) -> VLLMSession:
                 prompt = self.prompt(messages)
                 if reading is not None:
                     prompt = await reading.followed(connection, prompt)
-                return await self.begin(connection, prompt, **asked)
+                number = connection.new_session()
+                try:
+                    return await self.begin(connection, number, prompt, most, max_tokens, seat.release)
+                except BaseException:
+                    # Whoever wanted it is gone, or it came too late: nothing of it is to be left.
+                    with anyio.CancelScope(shield=True):
+                        await connection.end_session(number)
+                    raise
 
             replica, session = await self._somewhere(opening, vocabulary, messages)
             try:
@@ -224,6 +230,11 @@ class VLLMBackend:
         return VLLMReading(self, k)
 
     # For `reading`
+
+    @property
+    def readings(self) -> int:
+        """That are under way, or have a session."""
+        return sum(replica.readings for replica in self._replicas)
 
     def may_read(self, messages: Sequence[Message]) -> Replica:
         """The server that is to read these. Raises BackendUnavailable, CapabilityMissing."""
@@ -242,23 +253,16 @@ class VLLMBackend:
     async def begin(
         self,
         connection: Connection,
+        number: int,
         prompt: dict[str, Any],
-        *,
         k: int,
         room: int | None,
-        freed: Callable[[], None] = lambda: None,
+        freed: Callable[[], None],
     ) -> VLLMSession:
-        """A session. freed: called when it is closed."""
-        number = connection.new_session()
+        """A session of this number. freed: called when it is closed. Whatever is raised, a CLOSE is owed to the server."""
         make = partial(frames.Open, number, k=min(k, frames.MOST_K), room=room, prompt=prompt)
         times = self._settings.first_byte_timeout, self._settings.step_timeout
-        try:
-            opened = await connection.ask(frames.Opened, make, times[0])
-        except BaseException:
-            # Whoever wanted it is gone, or it came too late: nothing of it is to be left.
-            with anyio.CancelScope(shield=True), suppress(BackendError):
-                await connection.send(frames.Close(number))
-            raise
+        opened = await connection.ask(frames.Opened, make, times[0])
         return VLLMSession(
             self._name, connection, number, opened.prompt_tokens, times, freed, self._settings.draft_noise
         )

@@ -89,6 +89,11 @@ class Connection:
         """A number that no session on this connection had yet."""
         return next(self._sessions)
 
+    async def end_session(self, number: int) -> None:
+        """Have the server end what there may be of it. Where the connection is lost, it is gone already."""
+        with suppress(BackendError):
+            await self.send(frames.Close(number))
+
     async def ask(self, kind: type[F], make: Callable[[int], frames.Frame], timeout: float, session: int = 0) -> F:
         """Send the frame that `make` makes of a request's number; its answer, which must be of `kind`.
 

@@ -13,7 +13,6 @@ from backends.protocol import Session
 from backends.types import Message
 from backends.vllm.connection import Connection
 from backends.vllm.replica import Replica
-from backends.vllm.session import VLLMSession
 
 if TYPE_CHECKING:
     from backends.vllm.backend import VLLMBackend
@@ -39,25 +38,22 @@ class VLLMReading:
         self._backend = backend
         self._k = k
         self._turn = anyio.Lock()  # a call that was cancelled may still be on its way out when the stage opens
-        self._counted = False
-        self._session: VLLMSession | None = None
-        self._connection: Connection | None = None
+        self._replica: Replica | None = None  # that counts it
+        self._held: tuple[Connection, int] | None = None  # a session, which may be opened still
 
     async def prepare(self, messages: Sequence[Message], *, ended: bool) -> int:
         """See `backends.protocol.Reading`. Where a server's sessions are half taken, it is left to those who have them."""
         async with self._turn:
             backend = self._backend
             replica = backend.may_read(messages)
-            if not self._counted:
-                if replica.out or backend.seats.free <= backend.readings:
-                    return 0
-                self._counted = True
-                backend.readings += 1
+            if self._replica is None and (replica.out or backend.seats.free <= backend.readings):
+                return 0
+            self._count(replica)
             try:
                 return await self._prepare(replica, messages, ended)
             finally:
-                if self._session is None:
-                    self._uncount()
+                if self._held is None:
+                    self._count(None)
 
     @asynccontextmanager
     async def open(
@@ -69,20 +65,18 @@ class VLLMReading:
 
     async def close(self) -> None:
         async with self._turn:
-            session, self._session = self._session, None
-            self._uncount()
-            if session is not None:
-                await session.close()
+            await self._end()
+            self._count(None)
 
     async def followed(self, connection: Connection, prompt: dict[str, Any]) -> dict[str, Any]:
         """The prompt of a session that goes on from what was read on this connection; as it is where nothing was. Ends the reading."""
         async with self._turn:
-            session = self._session
-            if session is None or self._connection is not connection:
+            held = self._held
+            if held is None or held[0] is not connection:
                 return prompt
-            self._session = None
-            self._uncount()
-            return {**prompt, FIELD: {"after": session.number}}
+            self._held = None
+            self._count(None)
+            return {**prompt, FIELD: {"after": held[1]}}
 
     async def _prepare(self, replica: Replica, messages: Sequence[Message], ended: bool) -> int:
         backend = self._backend
@@ -93,9 +87,9 @@ class VLLMReading:
         if not kept and not (holds and self._k):
             said = f"The server of model {backend.name!r} keeps nothing of what it has read (its prefix cache is off)."
             raise CapabilityMissing(backend.name, said)
-        if replica.load + backend.readings > max(1, connection.info["sessions"] // 2):
+        if replica.load + replica.readings > max(1, connection.info["sessions"] // 2):
             return 0
-        idle = replica.load == 0 and backend.readings == 1
+        idle = replica.load == 0 and replica.readings == 1
         if not await self._read(connection, messages, whole=ended and idle, holds=holds):
             return 0
         backend.warmed(messages, replica)
@@ -106,38 +100,47 @@ class VLLMReading:
     async def _read(self, connection: Connection, messages: Sequence[Message], *, whole: bool, holds: bool) -> bool:
         """Whether the server had a place free, and has now read the messages."""
         prompt = self._backend.prompt(messages)
+        k = 1 if self._k is None else min(self._k, len(await self._backend.vocabulary()))
         if holds:
             prompt[FIELD] = {"early": "whole" if whole else "settled"}
-        if self._session is not None and self._connection is connection:
-            prompt[FIELD]["after"] = self._session.number
-        elif self._session is not None:
-            await self._session.close()
-        self._session = None
-        read = holds_now = False
+        if self._held is not None and self._held[0] is connection:
+            prompt[FIELD]["after"] = self._held[1]
+        else:
+            await self._end()
+        number = connection.new_session()
+        self._held = connection, number
+        read = stays = False
         try:
+            session = None
             with anyio.move_on_after(ADMISSION):
-                self._session = await self._backend.begin(connection, prompt, k=self._k or 1, room=1)
-                self._connection = connection
-            if self._session is not None:
-                await self._session.step()
-                read, holds_now = True, holds
+                session = await self._backend.begin(connection, number, prompt, k, 1, _nothing)
+            if session is not None:
+                await session.step()
+                read, stays = True, holds
         except BackendOverloaded:
-            pass  # its place may have been wanted meanwhile
+            pass  # or its place was wanted meanwhile
         except anyio.get_cancelled_exc_class():
-            holds_now = holds  # what is under way is of use to the stage
+            stays = holds  # what is under way is of use to the stage
             raise
         finally:
-            if not holds_now:
+            if not stays:
                 await self._end()
         return read
 
     async def _end(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
+        held, self._held = self._held, None
+        if held is not None:
             with anyio.CancelScope(shield=True):
-                await session.close()
+                await held[0].end_session(held[1])
 
-    def _uncount(self) -> None:
-        if self._counted:
-            self._counted = False
-            self._backend.readings -= 1
+    def _count(self, replica: Replica | None) -> None:
+        """Have this server count it, and no other."""
+        if self._replica is not None:
+            self._replica.readings -= 1
+        self._replica = replica
+        if replica is not None:
+            replica.readings += 1
+
+
+def _nothing() -> None:
+    return

@@ -15,11 +15,13 @@ from backends.vllm.settings import VLLMSettings
 
 
 class Replica:
-    """load: streams and sessions on it now. text: the same server over the ordinary API."""
+    """load: streams and sessions on it now. readings: of those that are read early, which hold sessions of their own. text: the same
+    server over the ordinary API."""
 
     def __init__(self, model: str, settings: VLLMSettings, url: str) -> None:
         self.url = url
         self.load = 0
+        self.readings = 0
         self.text = OpenAIHTTPBackend(model, settings.text(url))
         self._model = model
         self._settings = settings

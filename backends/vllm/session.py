@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from backends.errors import BackendError, CapabilityMissing, SessionClosed
+from backends.errors import CapabilityMissing, SessionClosed
 from backends.types import LogProbs, SomeIds, TopK
 from backends.vllm import frames
 from backends.vllm.connection import Connection
@@ -51,11 +51,6 @@ class VLLMSession:
         self._line: list[TopK] = []  # what was found at the last places, one after another, since the session jumped
         self._seen: dict[int, TopK] = {}  # ids appended → what a step found there, ascending
         self._closed = False
-
-    @property
-    def number(self) -> int:
-        """On its connection."""
-        return self._number
 
     @property
     def prompt_tokens(self) -> int:
@@ -147,9 +142,7 @@ class VLLMSession:
             return
         self._closed = True
         try:
-            await self._connection.send(frames.Close(self._number))
-        except BackendError:
-            pass  # the connection is gone, and with it the session
+            await self._connection.end_session(self._number)
         finally:
             self._freed()
 

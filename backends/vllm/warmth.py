@@ -34,7 +34,7 @@ class Warmth:
         """Whom to ask first: the least loaded, where one that has read the messages may have a little more to do; those that could not
         be reached lately last, as a last hope."""
         warm = self._where.get(_key(messages)) if messages and self._where else None
-        return sorted(replicas, key=lambda replica: (replica.out, replica.load - WORTH * (replica is warm)))
+        return sorted(replicas, key=lambda each: (each.out, each.load + each.readings - WORTH * (each is warm)))
 
 
 def _key(messages: Sequence[Message]) -> int:

@@ -297,6 +297,8 @@ async def _open(stack: AsyncExitStack, members: Sequence[_Member], job: Job) -> 
                 if job.options.on_member_failure == "fail":
                     raise
                 sessions.append(error)
+    for reading in job.readings.values():  # for members that take no part
+        await reading.close()
     return sessions
 
 

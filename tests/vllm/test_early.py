@@ -23,17 +23,18 @@ def test_what_is_asked_is_taken_out_of_what_is_rendered() -> None:
         ({}, None, None),
     ):
         body = {"messages": messages, early.FIELD: said}
-        assert early.asked(body) == ({"messages": messages}, reads, after)
+        assert early.asked(body, 9) == early.Asked({"messages": messages}, reads, after)
         assert body[early.FIELD] is said
-    assert early.asked({"messages": messages}) == ({"messages": messages}, None, None)
+    assert early.asked({"messages": messages}, 9) == early.Asked({"messages": messages})
 
 
 @pytest.mark.parametrize(
-    "said", ["whole", 1, {"early": "all"}, {"early": True}, {"after": -1}, {"after": "1"}, {"after": True}]
+    "said",
+    ["whole", 1, {"early": "all"}, {"early": True}, {"after": -1}, {"after": "1"}, {"after": True}, {"after": 9}],
 )
 def test_what_is_not_understood_is_refused(said: Any) -> None:
     with pytest.raises(ValueError, match="must be"):
-        early.asked({"messages": [], early.FIELD: said})
+        early.asked({"messages": [], early.FIELD: said}, 9)
 
 
 @given(IDS, IDS)

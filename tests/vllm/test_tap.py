@@ -13,7 +13,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize(
-    "check", ["imports_no_torch", "distributions", "keeping", "v1", "v2", "gathering", "silence", "vocabulary"]
+    "check",
+    ["imports_no_torch", "distributions", "keeping", "v1", "v2", "gathering", "silence", "rewinding", "vocabulary"],
 )
 def test_inside(check: str) -> None:
     if reason := vllm_engines.why_not():

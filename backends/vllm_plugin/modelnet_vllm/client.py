@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fastapi import WebSocket
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from modelnet_vllm import frames
+from modelnet_vllm import early, frames
+from modelnet_vllm.early import Asked
 from modelnet_vllm.sessions import Failure, Session
 from modelnet_vllm.vocabulary import NoTable
 
@@ -109,7 +111,7 @@ class Connection:
         elif isinstance(frame, frames.Open):
             if frame.session in self._sessions or frame.session in self._opening:
                 raise frames.FrameError("a session of this number exists")
-            self._opening[frame.session] = self._start(self._open(frame))
+            self._take_open(frame)
         elif isinstance(frame, (frames.Step, frames.Score, frames.Lookup)):
             self._take_call(frame)
         else:
@@ -121,16 +123,31 @@ class Connection:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _open(self, frame: frames.Open) -> None:
+    def _take_open(self, frame: frames.Open) -> None:
         number = frame.session
         try:
-            session = await self._door.open(frame, self._socket, self._handed_over)
+            asked = early.asked(frame.prompt, number)
+        except ValueError as error:
+            said = f"The conversation can't be opened: {error}."
+            self._start(self._send(frames.Fail(number, frame.request, frames.REJECTED, said)))
+            return
+        # Only one whose OPEN came before: so none waits for another that waits for it.
+        before = None if asked.after is None else self._opening.get(asked.after)
+        self._opening[number] = self._start(self._open(frame, asked, before))
+
+    async def _open(self, frame: frames.Open, asked: Asked, before: asyncio.Task[None] | None) -> None:
+        number = frame.session
+        try:
+            followed = partial(self._handed_over, asked.after, before)
+            session = await self._door.open(frame, asked, self._socket, followed)
             self._sessions[number] = session
             await self._send(frames.Opened(number, frame.request, session.prompt_tokens))
         except Failure as failure:
             await self._send(_fail(number, frame.request, failure))
         finally:
             self._opening.pop(number, None)
+            if asked.after is not None:  # it was not handed over, perhaps
+                self._start(self._close(asked.after))
 
     def _take_call(self, frame: Call) -> None:
         if frame.session in self._calls:
@@ -152,12 +169,16 @@ class Connection:
             self._calls.pop(number, None)
         await self._send(answer)
 
-    async def _handed_over(self, number: int) -> Session | None:
+    async def _handed_over(self, number: int | None, opening: asyncio.Task[None] | None) -> Session | None:
         """The session of this number, which it has no more, and which does nothing; None where there is none."""
+        if number is None:
+            return None
+        if opening is not None:
+            await asyncio.wait({opening})
         call = self._calls.pop(number, None)
         if call is not None:
             call.cancel()
-            await asyncio.gather(call, return_exceptions=True)
+            await asyncio.wait({call})
         return self._sessions.pop(number, None)
 
     async def _close(self, number: int) -> None:

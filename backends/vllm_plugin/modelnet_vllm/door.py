@@ -21,9 +21,10 @@ from typing import Any
 from fastapi import FastAPI, WebSocket
 from fastapi.responses import JSONResponse
 
-from modelnet_vllm import __version__, early, frames
+from modelnet_vllm import __version__, frames
 from modelnet_vllm.client import Connection
 from modelnet_vllm.drafts import known_version
+from modelnet_vllm.early import Asked
 from modelnet_vllm.host import Host
 from modelnet_vllm.places import Places
 from modelnet_vllm.sessions import Failure, Session
@@ -152,22 +153,15 @@ class Door:
         return table_of(self.engine.get_tokenizer(), {int(id) for id in ends if id is not None}, self._size)
 
     async def open(
-        self, frame: frames.Open, socket: WebSocket, of: Callable[[int], Awaitable[Session | None]]
+        self, frame: frames.Open, asked: Asked, socket: WebSocket, followed: Callable[[], Awaitable[Session | None]]
     ) -> Session:
-        """Render, wait for a place, begin. of: hands over a session that is to be followed. Raises Failure."""
+        """Render, wait for a place, begin. followed: hands over the session to go on from. Raises Failure."""
         if self.why_not:
             raise Failure(frames.UNSUPPORTED, f"No sessions here: {self.why_not}.")
-        prompt, reads, after = frame.prompt, None, None
-        if isinstance(prompt, dict):
-            try:
-                body, reads, after = early.asked(prompt)
-            except ValueError as error:
-                raise Failure(frames.REJECTED, f"The conversation can't be opened: {error}.") from None
-            ids = await self.render(body, socket)
-        else:
-            ids = prompt.tolist()
+        prompt = asked.prompt
+        ids = await self.render(prompt, socket) if isinstance(prompt, dict) else prompt.tolist()
         k = min(max(1, frame.k), frames.MOST_K)
-        return await self.host.open(ids, k, frame.room, reads, None if after is None else await of(after))
+        return await self.host.open(ids, k, frame.room, asked.reads, await followed())
 
     async def render(self, body: dict[str, Any], socket: WebSocket) -> list[int]:
         """Messages to ids, exactly as vLLM's own /tokenize does it. Raises Failure."""

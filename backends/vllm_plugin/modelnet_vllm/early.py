@@ -5,8 +5,10 @@ A client may ask in the JSON object of an OPEN, under FIELD, that of the message
 - `"early": "whole"` all is read; the session then waits to be followed, and gives its place to whoever wants it meanwhile
 - `"early": "settled"` so far is read as the next prompt will likely begin, which goes on where this one does: what ends it as it ended the
   prompt before (an instruction, the marks of a template) is left out, and so is the token before that, which may still grow
-- `"after": n` session n of the same connection is followed: the new one takes over its place and what both begin with. n has ended then,
-  also where it could not be followed, and need not exist any more
+- `"after": n` session n of the same connection is followed: the new one takes over its place and what both begin with. n may be on
+  its way still, and need not exist any more. It has ended then, whatever came of the OPEN
+
+What is read early waits for no place: it gets one that nobody wants, or OVERLOADED.
 
 WELCOME says `early` where this can be asked.
 """
@@ -14,7 +16,7 @@ WELCOME says `early` where this can be asked.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,11 +26,19 @@ Reads = Literal["whole", "settled"] | None
 """What is read early; None where a session is opened to be used."""
 
 
-def asked(body: dict[str, Any]) -> tuple[dict[str, Any], Reads, int | None]:
-    """An OPEN's JSON object without what concerns us; what is read early; which session is followed. Raises ValueError."""
-    said = body.get(FIELD)
+class Asked(NamedTuple):
+    """prompt: messages as they are rendered, or ids. after: the session that is followed."""
+
+    prompt: Any
+    reads: Reads = None
+    after: int | None = None
+
+
+def asked(prompt: Any, session: int) -> Asked:
+    """Of the prompt in the OPEN of this session. Raises ValueError."""
+    said = prompt.get(FIELD) if isinstance(prompt, dict) else None
     if said is None:
-        return body, None, None
+        return Asked(prompt)
     if not isinstance(said, dict):
         raise ValueError(f"{FIELD} must be an object")  # noqa: TRY004 - as what else is wrong with it
     reads, after = said.get("early"), said.get("after")
@@ -36,7 +46,9 @@ def asked(body: dict[str, Any]) -> tuple[dict[str, Any], Reads, int | None]:
         raise ValueError("early must be whole or settled")
     if after is not None and (type(after) is not int or after < 0):
         raise ValueError("after must be the number of a session")
-    return {key: value for key, value in body.items() if key != FIELD}, reads, after
+    if after == session:
+        raise ValueError("after must be another session")
+    return Asked({key: value for key, value in prompt.items() if key != FIELD}, reads, after)
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:

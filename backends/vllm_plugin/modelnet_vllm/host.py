@@ -43,7 +43,7 @@ class Host:
     ) -> Session:
         """Wait for a place, then start reading the prompt. reads, after: see `early`; a session that is followed is taken over, or closed.
 
-        Raises Failure."""
+        What is read early waits for no place. Raises Failure."""
         needed = len(prompt) + (1 if room is None else max(1, room))
         if after is not None:
             self._waiting.pop(after.number, None)
@@ -69,8 +69,11 @@ class Host:
     async def _new(self, prompt: Sequence[int], k: int, tokens: int, reads: Reads, after: Session | None) -> Session:
         if after is not None:
             await after.close()
-        while reads is None and not self.places.fits(tokens) and self._dismiss():
-            pass
+        while not self.places.fits(tokens):
+            if reads is not None:
+                raise Failure(frames.OVERLOADED, "At capacity: no place is free for what is only read early.")
+            if not self._dismiss():
+                break
         try:
             place = await self.places.take(tokens)
         except Full as error:
@@ -83,7 +86,7 @@ class Host:
     def _follows(self, session: Session, prompt: Sequence[int], k: int, tokens: int, reads: Reads) -> bool:
         """Whether the session goes on as that of this prompt."""
         same = early.common(session.ids, prompt)
-        if not self.rewinds or not session.alive or not same:
+        if not self.rewinds or not session.alive or not same or (reads is not None and self.places.waiting):
             return False
         try:
             if reads is None:

@@ -2,7 +2,9 @@
 
 vLLM's streaming sessions only grow. When an input says how much of the session is to be kept, the rest is cut off first: its
 blocks leave the prefix cache (what they held is about to be overwritten), and the counters go back. A block that another
-request reads too is not overwritten: it is given back, and its kept tokens are read again into one of our own.
+request reads too is not overwritten: it is given back, and its kept tokens are read again into one of our own. Where something
+is gone that would be needed further back (what left a sliding window, a recurrent state), all is given back and read again, as
+after a preemption.
 
 It also keeps sessions together that step together: see `gather`.
 """
@@ -13,6 +15,7 @@ from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager, SlidingWindowManager
 from vllm.v1.request import RequestStatus
 
 from modelnet_vllm import gather
@@ -84,7 +87,11 @@ class RewindScheduler(Scheduler):
         manager = self.kv_cache_manager
         singles = manager.coordinator.single_type_managers
         computed = self._writable(session, singles, min(keep, session.num_computed_tokens))
-        for single in singles:
+        if not all(_reaches_back(single, session.request_id, computed) for single in singles):
+            computed = 0
+        if not computed:
+            manager.free(session)  # it then looks its prefix up again
+        for single in singles if computed else ():
             first = computed // single.block_size
             held = single.req_to_blocks[session.request_id]
             if any(map(_shared, held[first:])):
@@ -94,7 +101,7 @@ class RewindScheduler(Scheduler):
                 manager.evict_blocks({block.block_id for block in held[first:] if block.block_hash is not None})
             cached = single.num_cached_block
             if first == 0:
-                cached.pop(session.request_id, None)  # as a request that holds nothing: it looks its prefix up again
+                cached.pop(session.request_id, None)  # as of a request that holds nothing yet
             elif session.request_id in cached:
                 cached[session.request_id] = min(cached[session.request_id], first)
         kept = session._all_token_ids[computed:keep]
@@ -113,6 +120,17 @@ class RewindScheduler(Scheduler):
             if any(map(_shared, single.req_to_blocks[session.request_id][keep // size :])):
                 keep = keep // size * size
         return keep
+
+
+def _reaches_back(single: Any, request: str, computed: int) -> bool:
+    """Whether so many tokens are enough to go on from, as far as this group of layers is concerned."""
+    if type(single) is FullAttentionManager:
+        return True
+    if type(single) is not SlidingWindowManager:
+        return False
+    first = max(0, computed - single.sliding_window + 1) // single.block_size
+    held = single.req_to_blocks[request][first : -(-computed // single.block_size)]
+    return not any(block.is_null for block in held)
 
 
 def _shared(block: Any) -> bool:

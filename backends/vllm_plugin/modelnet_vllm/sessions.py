@@ -212,7 +212,7 @@ class Session:
 
     def _complete(self) -> bool:
         if self._mode == LAST:
-            return 0 in self._found and (self._host.hooks or self._outputs > 0)
+            return 0 in self._found and (self._host.hooks or self._answered >= self._pushed)
         return all(self._first + at in self._found for at in range(self._wanted))
 
     async def _arrival(self) -> None:
@@ -332,8 +332,9 @@ class Session:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # was told already
 
 
 def _joined(rows: Sequence[Rows]) -> Rows:

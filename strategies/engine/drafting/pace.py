@@ -44,7 +44,7 @@ missed, and the draft. Where scored distributions are not equal to single steps'
 each took a step, and the step behind them."""
 KNOWN = 0.5
 """Of a step, that drafts may cost beyond their income where it is known what they take: enough for some tokens wherever they are cheap."""
-FEW = 4
+FEW = 2
 """Sessions that a model may have open for each group to make a trial of its own; where there are more, it is a part of one."""
 SEEN = 4
 """Rounds of such a group that are timed before its first draft: with drafts all the time it would never be known what they spare."""
