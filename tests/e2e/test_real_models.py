@@ -197,6 +197,38 @@ def test_one_hot_weight_follows_that_member(gateway: Gateway) -> None:
     assert same >= 4  # a token that is no common piece can lose to one that shares its beginning
 
 
+@pytest.mark.parametrize("model", ["smol", "smol|qwen", "qwen>smol|qwen"])
+def test_drafts_change_nothing_that_a_client_sees(gateway: Gateway, model: str) -> None:
+    """Of a model alone, a group, and a group that repeats another's answer: text, end, usage, log-probabilities, draws."""
+    accepted = 0
+    for prompt, asked in (
+        ("Repeat this sentence three times: 'The cat sat on the mat.'", {"temperature": 0}),
+        ("Repeat this sentence three times: 'The cat sat on the mat.'", {"temperature": 0, "stop": [" mat"]}),
+        ("一加一等于几？", {"temperature": 0, "logprobs": True, "top_logprobs": 3}),
+        ("List the days of the week, separated by commas.", {"temperature": 0.8, "seed": 5}),
+    ):
+        seen = []
+        for drafts in ("off", "always"):
+            answer = gateway.client.chat.completions.create(
+                model=model,
+                messages=[{"role": "user", "content": prompt}],
+                max_tokens=24,
+                extra_body={"modelnet": {"drafts": drafts}},
+                **asked,  # type: ignore[call-overload]
+            )
+            (choice,) = answer.choices
+            assert choice.message.content is not None and answer.usage is not None
+            likely = choice.logprobs.model_dump() if choice.logprobs else None
+            seen.append((choice.message.content, choice.finish_reason, answer.usage.total_tokens, likely))
+            for stage in answer.model_extra["modelnet"]["stages"]:
+                made = (stage.get("fusion") or {}).get("drafts") or {"accepted": 0}
+                assert drafts == "always" or not made["accepted"]
+                accepted += made["accepted"]
+        assert seen[0] == seen[1] and seen[0][0]
+    assert accepted
+    gateway.assert_idle()
+
+
 def test_three_tokenizers_write_valid_text_and_end_by_themselves(gateway: Gateway) -> None:
     ended = 0
     for prompt in (
