@@ -217,7 +217,8 @@ class VLLMBackend:
                         await connection.end_session(number)
                     raise
 
-            replica, session = await self._somewhere(opening, vocabulary, messages)
+            own = None if reading is None else reading.replica
+            replica, session = await self._somewhere(opening, vocabulary, messages, own)
             try:
                 yield session
             finally:
@@ -236,12 +237,12 @@ class VLLMBackend:
         """That are under way, or have a session."""
         return sum(replica.readings for replica in self._replicas)
 
-    def may_read(self, messages: Sequence[Message]) -> Replica:
-        """The server that is to read these. Raises BackendUnavailable, CapabilityMissing."""
+    def may_read(self, messages: Sequence[Message], own: Replica | None) -> Replica:
+        """The server that is to read these. own: which counts this reading already. Raises BackendUnavailable, CapabilityMissing."""
         self._check_open()
         if self._settings.sessions == "off":
             raise CapabilityMissing(self._name, f"Model {self._name!r} opens no token sessions: they are switched off.")
-        return self._in_order(messages)[0]
+        return self._in_order(messages, own)[0]
 
     def warmed(self, messages: Sequence[Message], replica: Replica) -> None:
         self._warmth.warmed(messages, replica)
@@ -274,6 +275,7 @@ class VLLMBackend:
         use: Callable[[Connection], Awaitable[T]],
         vocabulary: Vocabulary | None = None,
         messages: Sequence[Message] = (),
+        own: Replica | None = None,
     ) -> tuple[Replica, T]:
         """`use` on the server that has least to do, of those that can be reached; counted in its `load`.
 
@@ -281,7 +283,7 @@ class VLLMBackend:
         """
         self._check_open()
         error: BackendError | None = None
-        for replica in self._in_order(messages):
+        for replica in self._in_order(messages, own):
             replica.load += 1
             try:
                 result = await self._there(replica, use, vocabulary)
@@ -325,9 +327,9 @@ class VLLMBackend:
             reason = "its servers have different tokenizers"
             raise CapabilityMissing(self._name, f"Model {self._name!r} opens no token sessions: {reason}.")
 
-    def _in_order(self, messages: Sequence[Message] = ()) -> list[Replica]:
+    def _in_order(self, messages: Sequence[Message] = (), own: Replica | None = None) -> list[Replica]:
         """Whom to ask first, of whom it would be best that they read these messages (`Warmth`)."""
-        return self._warmth.in_order(self._replicas, messages)
+        return self._warmth.in_order(self._replicas, messages, own)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -38,15 +38,17 @@ class VLLMReading:
         self._backend = backend
         self._k = k
         self._turn = anyio.Lock()  # a call that was cancelled may still be on its way out when the stage opens
-        self._replica: Replica | None = None  # that counts it
+        self.replica: Replica | None = None  # that counts it
         self._held: tuple[Connection, int] | None = None  # a session, which may be opened still
 
     async def prepare(self, messages: Sequence[Message], *, ended: bool) -> int:
         """See `backends.protocol.Reading`. Where a server's sessions are half taken, it is left to those who have them."""
         async with self._turn:
             backend = self._backend
-            replica = backend.may_read(messages)
-            if self._replica is None and (replica.out or backend.seats.free <= backend.readings):
+            replica = backend.may_read(messages, self.replica)
+            if replica is not self.replica:
+                await self._end()
+            if self.replica is None and (replica.out or backend.seats.free <= backend.readings):
                 return 0
             self._count(replica)
             try:
@@ -135,9 +137,9 @@ class VLLMReading:
 
     def _count(self, replica: Replica | None) -> None:
         """Have this server count it, and no other."""
-        if self._replica is not None:
-            self._replica.readings -= 1
-        self._replica = replica
+        if self.replica is not None:
+            self.replica.readings -= 1
+        self.replica = replica
         if replica is not None:
             replica.readings += 1
 

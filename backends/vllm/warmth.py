@@ -30,11 +30,17 @@ class Warmth:
         if len(self._where) > MOST:
             del self._where[next(iter(self._where))]
 
-    def in_order(self, replicas: Sequence[Replica], messages: Sequence[Message]) -> list[Replica]:
+    def in_order(
+        self, replicas: Sequence[Replica], messages: Sequence[Message], own: Replica | None = None
+    ) -> list[Replica]:
         """Whom to ask first: the least loaded, where one that has read the messages may have a little more to do; those that could not
-        be reached lately last, as a last hope."""
+        be reached lately last, as a last hope. own: one that counts a reading of whoever asks."""
         warm = self._where.get(_key(messages)) if messages and self._where else None
-        return sorted(replicas, key=lambda each: (each.out, each.load + each.readings - WORTH * (each is warm)))
+
+        def key(each: Replica) -> tuple[bool, float]:
+            return each.out, each.load + each.readings - (each is own) - WORTH * (each is warm)
+
+        return sorted(replicas, key=key)
 
 
 def _key(messages: Sequence[Message]) -> int:

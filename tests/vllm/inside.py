@@ -397,8 +397,9 @@ def rewinding() -> None:
         manager.coordinator.remove_skipped_blocks("a", size)
         update = StreamingUpdate(None, [7] * 50, 1, 0.0, None)
         scheduler = SimpleNamespace(
-            kv_cache_manager=manager, hash_block_size=block, _writable=RewindScheduler._writable
-        )
+            kv_cache_manager=manager, hash_block_size=block, _writable=RewindScheduler._writable,
+            _free_request_blocks=manager.free,
+        )  # fmt: skip
         RewindScheduler._rewind(scheduler, session, update, keep)  # type: ignore[arg-type]
         assert session.num_computed_tokens == expected, (kinds, keep, session.num_computed_tokens)
         assert update.prompt_token_ids == [*range(expected, keep), *[7] * 50]

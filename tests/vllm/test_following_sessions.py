@@ -219,6 +219,30 @@ async def test_readings_count_where_they_are() -> None:
         await backend.aclose()
 
 
+async def test_it_is_read_on_where_it_was_unless_that_has_clearly_more_to_do() -> None:
+    async with ScriptedDoor() as one, ScriptedDoor() as two:
+        backend = VLLMBackend("m", VLLMSettings(urls=(one.url, two.url)))
+        reading = backend.reading(k=4)
+        assert await reading.prepare(told("a" * 100), ended=True)
+        replica, other = backend._replicas
+        assert (replica.readings, one.host.places.taken) == (1, 1)
+        replica.load += 1  # a stream that another request has there
+        assert await reading.prepare(told("a" * 110), ended=True)
+        assert (one.host.places.taken, two.host.places.taken) == (1, 0)
+        replica.load += 1
+        assert await reading.prepare(told("a" * 120), ended=True)
+        await anyio.sleep(0.05)
+        assert (one.host.places.taken, two.host.places.taken) == (0, 1)
+        assert (replica.readings, other.readings) == (0, 1)
+        other.load += 1
+        async with reading.open(told("a" * 120), k=4) as session:
+            assert await first(session) == likeliest(rendered("a" * 120))
+            assert (one.host.places.taken, two.host.places.taken) == (0, 1)
+        replica.load -= 2
+        other.load -= 1
+        await backend.aclose()
+
+
 @pytest.mark.parametrize("seed", range(8))
 async def test_whatever_is_read_and_called_off_the_stage_gets_its_own_distribution(seed: int) -> None:
     """Three at once, with few places and little room."""

@@ -166,7 +166,8 @@ class Connection:
             else:
                 answer = await _answer(session, frame)
         finally:
-            self._calls.pop(number, None)
+            if self._calls.get(number) is asyncio.current_task():
+                del self._calls[number]
         await self._send(answer)
 
     async def _handed_over(self, number: int | None, opening: asyncio.Task[None] | None) -> Session | None:

@@ -88,7 +88,8 @@ class Door:
         self._table: Table | None = None
         self._tabling = asyncio.Lock()
         self.why_not = _why_not(config)
-        rewinds = config.scheduler_config.scheduler_cls == SCHEDULER
+        # A recurrent state can't go back; such a session is opened anew.
+        rewinds = config.scheduler_config.scheduler_cls == SCHEDULER and not config.model_config.is_hybrid
         processors = [str(name) for name in config.model_config.logits_processors or ()]
         hooks = known_version() and "modelnet_vllm.v1:LogitsTap" in processors
         servers = max(1, int(getattr(args, "api_server_count", None) or 1))

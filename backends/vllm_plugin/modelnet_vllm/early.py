@@ -6,7 +6,7 @@ A client may ask in the JSON object of an OPEN, under FIELD, that of the message
 - `"early": "settled"` so far is read as the next prompt will likely begin, which goes on where this one does: what ends it as it ended the
   prompt before (an instruction, the marks of a template) is left out, and so is the token before that, which may still grow
 - `"after": n` session n of the same connection is followed: the new one takes over its place and what both begin with. n may be on
-  its way still, and need not exist any more. It has ended then, whatever came of the OPEN
+  its way still, and need not exist any more. It has ended then, whatever came of the OPEN, if that was understood
 
 What is read early waits for no place: it gets one that nobody wants, or OVERLOADED.
 

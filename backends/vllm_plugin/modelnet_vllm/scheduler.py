@@ -20,7 +20,7 @@ from vllm.v1.request import RequestStatus
 
 from modelnet_vllm import gather
 from modelnet_vllm.drafts import known_version
-from modelnet_vllm.tag import tag_of
+from modelnet_vllm.tag import EVERY, tag_of
 
 
 class RewindScheduler(Scheduler):
@@ -78,8 +78,13 @@ class RewindScheduler(Scheduler):
 
     def _update_request_as_session(self, session: Any, update: Any) -> None:
         tag = tag_of(update.sampling_params)
-        if tag is not None and tag.keep is not None:
-            self._rewind(session, update, tag.keep)
+        if tag is not None:
+            # What a draft has in it must be computed, or it has no row. (All of it may be read again: below, or after a preemption.)
+            session.skip_reading_prefix_cache = tag.mode == EVERY
+            if (
+                tag.keep is not None or session.num_computed_tokens < tag.first
+            ):  # the latter: preempted in its last pass
+                self._rewind(session, update, tag.first)
         super()._update_request_as_session(session, update)
 
     def _rewind(self, session: Any, update: Any, keep: int) -> None:
@@ -90,7 +95,7 @@ class RewindScheduler(Scheduler):
         if not all(_reaches_back(single, session.request_id, computed) for single in singles):
             computed = 0
         if not computed:
-            manager.free(session)  # it then looks its prefix up again
+            self._free_request_blocks(session)  # it then looks its prefix up again
         for single in singles if computed else ():
             first = computed // single.block_size
             held = single.req_to_blocks[session.request_id]
