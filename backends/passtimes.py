@@ -27,8 +27,8 @@ class PassTimes:
     """Seconds a pass: a running mean of those over one token, and of what others took longer than these did at the time, for each of the
     lengths 2, 3-4, 5-8, 9-16, 17-32 and more.
 
-    sharing: sessions that the model has open now, and that may share its passes. singly: what counts as a pass over several tokens is as
-    many over one, and reckoned to take as long.
+    sharing: sessions and answers that the model has open now, and that may share its passes. singly: what counts as a pass over several
+    tokens is as many over one, and reckoned to take as long.
     """
 
     __slots__ = ("_longer", "_price", "_read", "_tokens", "sharing", "singly", "step")
@@ -47,7 +47,7 @@ class PassTimes:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """While a session is open."""
+        """While a session is open, or the model writes by itself."""
         self.sharing += 1
         try:
             yield
@@ -109,10 +109,14 @@ class PassTimes:
         return 3 if self.step + three < LESS * (self.step + two) else 2
 
     def company(self, tokens: int) -> float:
-        """Seconds that all others together wait longer if a pass that they share reads so many tokens in place of one."""
+        """Seconds that all others together wait longer if a pass that they share reads so many tokens in place of one: as much as it takes
+        longer for whoever has it read them, or what the price of a token says, if that is more."""
         if self.sharing < 2:
             return 0.0
-        return (self.sharing - 1) * (self.padded(tokens) - 1) * max(0.0, self._price) / (self._read + FREE)
+        longer = (self.padded(tokens) - 1) * max(0.0, self._price) / (self._read + FREE)
+        if self.step is not None and self.tried:
+            longer = max(longer, (self.expected(tokens) or 0.0) - self.step)
+        return (self.sharing - 1) * longer
 
 
 def _bucket(tokens: int) -> int:

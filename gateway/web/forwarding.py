@@ -15,6 +15,7 @@ from typing import Any, Literal
 import structlog
 
 from backends.estimate import body_tokens
+from backends.passtimes import PassTimes
 from backends.protocol import ForwardingBackend
 from backends.types import ForwardRequest
 from gateway.observability.metrics import Metrics
@@ -42,10 +43,12 @@ log = structlog.get_logger("modelnet.requests")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a model name means here. max_tokens: the alias's, where the request has no budget. drafted: it is to read ahead where it can."""
+    """What a model name means here. times: the model's. max_tokens: the alias's, where the request has no budget. drafted: it is to read
+    ahead where it can."""
 
     model: str
     backend: ForwardingBackend
+    times: PassTimes
     wiring: bytes
     max_tokens: int | None
     drafted: bool = False
@@ -98,7 +101,8 @@ class Forwarder:
         account.hold(partial(self._admission.leave, exchange))
         self._metrics.begin(stream)
         try:
-            await exchange.run(target.backend.forward(request))
+            with target.times.shared():
+                await exchange.run(target.backend.forward(request))
         finally:
             self._metrics.end(stream)
             self._admission.leave(exchange)
@@ -150,7 +154,7 @@ class Forwarder:
             return None
         drafts = alias.drafts or self._runtime.settings.limits.drafts
         drafted = drafts in WILLING and entry.token_backend() is not None
-        return Target(name, entry.backend, name.encode(), alias.max_tokens, drafted)
+        return Target(name, entry.backend, entry.times, name.encode(), alias.max_tokens, drafted)
 
 
 def _tokens(fields: Mapping[str, Any], size: int, target: Target, default: int) -> tuple[int, int]:

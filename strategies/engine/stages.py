@@ -85,15 +85,18 @@ async def run_text(stage: TextStage, job: Job) -> tuple[str, StageReport]:
     extra = job.options.extra if job.last else {}
     request = TextRequest(job.conversation(stage.branch, native=native), job.sampling(), extra)
     reason, usage, tally = "stop", Usage(), Tally()
-    async with backend.stream(request) as events:
-        async for event in events:
-            if isinstance(event, TextDelta):
-                clock.wrote()
-                written.append(event.text + event.refusal)
-                tally.saw(event.text, event.refusal, event.reasoning, *(call.arguments for call in event.tool_calls))
-                await job.emit(_delta(job, event))
-            else:
-                reason, usage = event.finish_reason, event.usage
+    with entry.times.shared():  # who reads several tokens at once lets this one wait
+        async with backend.stream(request) as events:
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    clock.wrote()
+                    written.append(event.text + event.refusal)
+                    tally.saw(
+                        event.text, event.refusal, event.reasoning, *(call.arguments for call in event.tool_calls)
+                    )
+                    await job.emit(_delta(job, event))
+                else:
+                    reason, usage = event.finish_reason, event.usage
     if not (usage.prompt_tokens or usage.completion_tokens):
         usage = tally.usage(prompt_tokens(request.messages))  # else limits and budgets would take it for free
     report = BranchReport(stage.branch.model, stage.branch.role, usage)

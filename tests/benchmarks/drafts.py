@@ -228,7 +228,8 @@ async def measure(catalog: Catalog, wirings: Sequence[str], args: argparse.Names
                 for way in args.ways if {"|", ">"} & set(wiring) else ["off"]:
                     if (wiring, way, n, start) in done:
                         continue
-                    drafts, load, began = "on" if way == "never fits" else way, os.getloadavg()[0], time.perf_counter()
+                    never = "on" if args.draft_noise is None else "auto"  # which makes none where the models are noisy
+                    drafts, load, began = never if way == "never fits" else way, os.getloadavg()[0], time.perf_counter()
                     with guessing(way), noted():
                         found = await asyncio.gather(
                             *(answer(catalog, wiring, i, drafts, args.max_tokens) for i in numbers)

@@ -284,3 +284,26 @@ async def test_a_member_that_lost_its_sessions_since_is_an_error_of_that_member(
             async for _ in events:
                 pass
     models.assert_nothing_left()
+
+
+async def test_who_drafts_on_a_model_knows_who_shares_its_passes() -> None:
+    """Answers that it writes by itself, and sessions; whatever became of them."""
+    answer = FakeSettings(answer="one two three four five", delay=0.001)
+    models = Models(a=answer, b=answer)
+    seen: dict[int, set[tuple[int, int]]] = {0: set(), 1: set()}
+    times = [models.catalog[name].times for name in "ab"]
+    for fails in (False, True):
+        if fails:
+            models.backends["a"].faults = (Fault(on="token", of="stream", after=3),)
+        with anyio.fail_after(10):
+            try:
+                async with run(
+                    plan(parse("a>a|b").topology, models.catalog), ASK, Options(PROMPTS), models.catalog
+                ) as events:
+                    async for event in events:
+                        if isinstance(event, Delta):
+                            seen[event.stage].add((times[0].sharing, times[1].sharing))
+            except BackendError:
+                assert fails
+        assert [each.sharing for each in times] == [0, 0]
+    assert (1, 0) in seen[0] and (1, 1) in seen[1]

@@ -51,6 +51,21 @@ async def test_a_whole_answer(logged: list[dict[str, Any]]) -> None:
         assert h.settled()
 
 
+async def test_who_drafts_on_the_same_model_knows_that_it_is_shared() -> None:
+    async with house() as h:
+        times = h.runtime.catalog["a"].times
+        usual, seen = h.upstream.behaviour, []
+
+        async def looks(*asked: Any) -> Any:
+            seen.append(times.sharing)
+            return await usual(*asked)
+
+        h.upstream.behaviour = looks
+        for stream in (False, True):
+            assert (await h.chat(stream=stream)).status == 200
+        assert seen == [1, 1] and times.sharing == 0
+
+
 @pytest.mark.parametrize("options", [None, {"include_usage": True}, {"include_usage": False, "z": 1}])
 async def test_a_stream(options: Any, logged: list[dict[str, Any]]) -> None:
     """drop-in 1, 2, 3, 5: chunk by chunk as the server wrote them; usage is always asked for, and told only where it was asked for."""
