@@ -104,7 +104,8 @@ class VLLMReading:
         prompt = self._backend.prompt(messages)
         k = 1 if self._k is None else min(self._k, len(await self._backend.vocabulary()))
         if holds:
-            prompt[FIELD] = {"early": "whole" if whole else "settled"}
+            end = "blocks" if self._k is None else "whole"  # what fills none, a request of its own reads once more
+            prompt[FIELD] = {"early": end if whole else "settled"}
         if self._held is not None and self._held[0] is connection:
             prompt[FIELD]["after"] = self._held[1]
         else:

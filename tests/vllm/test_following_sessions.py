@@ -190,6 +190,18 @@ async def test_what_is_settled_is_read_once_and_what_ends_a_prompt_only_with_it(
     await one.close()
 
 
+async def test_for_who_sends_a_request_of_its_own_whole_blocks_are_read() -> None:
+    """What fills none stays in no cache, and is read again."""
+    door = ScriptedDoor()
+    one = await door.host.open(list(range(1, 21)), 4, 1, "blocks")
+    for size, read in ((31, 20), (33, 32), (47, 32), (48, 48)):
+        await one.step(0, [])
+        await door.host.open(list(range(1, size + 1)), 4, 1, "blocks", one)
+        assert one.ids == list(range(1, read + 1))
+    await one.step(0, [])
+    await one.close()
+
+
 async def test_who_is_cancelled_behind_the_end_of_the_followed_one_waits_for_nothing_more() -> None:
     door = ScriptedDoor(sessions=1)
     one = await door.host.open([1] * 20, 4, 1, "whole")

@@ -150,6 +150,17 @@ async def test_without_a_prefix_cache_a_stage_that_opens_sessions_can_still_be_r
         await backend.aclose()
 
 
+async def test_for_a_model_that_writes_by_itself_blocks_are_filled() -> None:
+    async with FakeDoor(info={"early": True}) as door:
+        backend = backend_of(door)
+        reading = backend.reading(k=None)
+        assert await reading.prepare(ASK, ended=False) == await reading.prepare(MORE, ended=True) == OFTEN
+        assert [asked["early"] for asked in door.asked] == ["settled", "blocks"]
+        await reading.close()
+        await settled(door)
+        await backend.aclose()
+
+
 async def test_without_a_free_seat_nothing_is_asked() -> None:
     """Others who want a seat meanwhile do not wait for it either."""
     async with FakeDoor(first_delay=0.2) as door:

@@ -3,6 +3,7 @@
 A client may ask in the JSON object of an OPEN, under FIELD, that of the messages
 
 - `"early": "whole"` all is read; the session then waits to be followed, and gives its place to whoever wants it meanwhile
+- `"early": "blocks"` so much is read as fills blocks of the prefix cache, for who will send the prompt as a request of another kind
 - `"early": "settled"` so far is read as the next prompt will likely begin, which goes on where this one does: what ends it as it ended the
   prompt before (an instruction, the marks of a template) is left out, and so is the token before that, which may still grow
 - `"after": n` session n of the same connection is followed: the new one takes over its place and what both begin with. n may be on
@@ -22,7 +23,7 @@ import numpy as np
 
 FIELD = "modelnet"
 
-Reads = Literal["whole", "settled"] | None
+Reads = Literal["whole", "blocks", "settled"] | None
 """What is read early; None where a session is opened to be used."""
 
 
@@ -42,8 +43,8 @@ def asked(prompt: Any, session: int) -> Asked:
     if not isinstance(said, dict):
         raise ValueError(f"{FIELD} must be an object")  # noqa: TRY004 - as what else is wrong with it
     reads, after = said.get("early"), said.get("after")
-    if reads not in (None, "whole", "settled"):
-        raise ValueError("early must be whole or settled")
+    if reads not in (None, "whole", "blocks", "settled"):
+        raise ValueError("early must be whole, blocks or settled")
     if after is not None and (type(after) is not int or after < 0):
         raise ValueError("after must be the number of a session")
     if after == session:

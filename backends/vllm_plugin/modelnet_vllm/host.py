@@ -95,8 +95,12 @@ class Host:
                 self.places.grow(session.place, tokens)
         except Full:
             return False
-        upto = early.settled(prompt, session.told) if reads == "settled" else len(prompt)
-        if reads != "settled" or upto > same:
+        upto = len(prompt)
+        if reads == "settled":
+            upto = early.settled(prompt, session.told)
+        elif reads == "blocks":
+            upto -= upto % self.places.block
+        if reads in (None, "whole") or upto > same:
             session.follow(prompt[:upto], k)
         return True
 

@@ -16,12 +16,13 @@ class Full(Exception):
 
 
 class Places:
-    """sessions: most at once. tokens: most KV cache for all of them (None: not known, no limit). queue: most who wait."""
+    """sessions: most at once. tokens: most KV cache for all of them (None: not known, no limit). block: tokens that it is given out in.
+    queue: most who wait."""
 
     def __init__(self, sessions: int, tokens: int | None, block: int, queue: int) -> None:
         self.sessions = sessions
         self.tokens = tokens
-        self._block = max(1, block)
+        self.block = max(1, block)
         self._queue = queue
         self._line: deque[tuple[asyncio.Future[None], int]] = deque()
         self.taken = 0
@@ -75,7 +76,7 @@ class Places:
             self._serve()
 
     def _rounded(self, tokens: int) -> int:
-        rounded = -(-tokens // self._block) * self._block
+        rounded = -(-tokens // self.block) * self.block
         return rounded if self.tokens is None else min(rounded, self.tokens)
 
     def _fits(self, tokens: int) -> bool:
