@@ -182,7 +182,9 @@ async def test_a_client_that_leaves_ends_every_span() -> None:
     async with traced(fake("a"), fake("b", faults=hangs)) as (e, spans), anyio.create_task_group() as tasks:
         exchange = e.exchange("POST", CHAT, question("a>a|b", stream=True))
         tasks.start_soon(exchange.run)
-        await anyio.sleep(0.1)
+        with anyio.fail_after(10):
+            while not e.backends["b"].counters.sessions:  # it is opened last
+                await anyio.sleep(0.005)
         exchange.leave()
         await exchange.finished.wait()
         names = [span.name for span in spans.get_finished_spans()]
