@@ -87,8 +87,8 @@ class EarlyPrefill:
                 yield tasks
         finally:
             with anyio.CancelScope(shield=True):
-                for index in range(len(self._stages)):
-                    await self.let_go(index)
+                for reader in self._all():
+                    await reader.reading.close()
 
     async def let_go(self, index: int) -> None:
         """A stage opens no sessions, or is over: nothing is to be held for it."""
@@ -113,7 +113,7 @@ class EarlyPrefill:
             if event.text:
                 written.more(event.text)
                 for reader in self._all():
-                    if reader.written is written and (reader.due <= written.size or written.ended):
+                    if reader.written is written and reader.is_due(written):
                         reader.wake.set()
         elif isinstance(event, StageRestarted):
             self._written[event.stage].void()
@@ -266,13 +266,17 @@ class _Reader:
         """Read no more, and let go of what is under way."""
         self._over.cancel()
 
+    def is_due(self, written: _Written) -> bool:
+        """Whether there is enough of it to read again, or it may be whole."""
+        return written.size >= self.due or written.ended
+
     def _may(self) -> bool:
         written = self.written
         if self._over.cancel_called or self._engine.broken or self._engine.writes:
             return False  # it may have been woken before it was told to leave
         if written is None or written.whole is not None:
             return True
-        return written.writing and (written.size >= self.due or written.ended)
+        return written.writing and self.is_due(written)
 
     async def _read(self) -> None:
         written, answers, at, worth = self.written, {}, 0, 0

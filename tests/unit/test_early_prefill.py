@@ -21,7 +21,7 @@ from strategies.engine import Options, Tool, Tools, run
 from strategies.engine.early_prefill import BYTES, FIRST
 from strategies.engine.events import Delta, Event, Finished, StageReport
 from strategies.planning.planner import plan
-from strategies.prompting import PASS_THROUGH, PromptSet, partial_answer
+from strategies.prompting import PASS_THROUGH, PromptSet
 from strategies.topology import parse
 
 pytestmark = pytest.mark.anyio
@@ -379,30 +379,3 @@ async def test_the_gap_is_from_the_end_of_one_stage_to_the_first_token_of_the_ne
     assert first.gap is None
     assert second.gap is not None and second.first_token is not None
     assert 0.2 <= second.first_token <= second.gap < second.first_token + 1.0
-
-
-def test_what_is_sure_of_an_answer_that_is_being_written() -> None:
-    marks = ("<think>", "</think>")
-    for written, sure in (
-        ("", ""),
-        ("Hel", ""),
-        ("Hello wor", "Hello"),
-        ("One.\nTw", "One."),
-        ("长江是亚洲最长的河流，" * 4, "长江是亚洲最长的河流，" * 4),
-    ):
-        assert partial_answer(written, None) == sure
-    for written, sure in (
-        ("<think>I wonder what", ""),
-        ("I wonder. Perhaps it", ""),  # a block may have been opened in the prompt
-        ("I wonder.</think>It is tw", "It is"),
-        ("<think>a</think>It is tw", "It is"),
-        ("<think>a</think>It is<think>or no", ""),
-        ("<think>I wonder.</think>", ""),
-        ("<think>I wonder.</think>\n", ""),
-    ):
-        assert partial_answer(written, marks) == sure
-    assert partial_answer("<think>a</think>It is two.", marks, ended=True) == "It is two."
-    assert partial_answer("<think>I wonder.</think>", marks, ended=True) == ""
-    assert partial_answer("Hello wor", None, ended=True) == "Hello wor"
-    assert partial_answer("%a%It is so%no", ("%", "%")) == ""
-    assert partial_answer("%a%It is so", ("%", "%")) == "It is"

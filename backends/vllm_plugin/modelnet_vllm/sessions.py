@@ -72,7 +72,6 @@ class Session:
         self._waiter: asyncio.Future[None] | None = None
         self._inputs: asyncio.Queue[Any] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
-        self._outputs = 0  # of the engine, since the input under way
         self._pushed = self._answered = 0  # inputs of this life, and the engine's outputs for them
         self._lives = 0
         self._failure: Failure | None = None
@@ -263,7 +262,6 @@ class Session:
         self._mode, self._first, self._wanted = mode, first, len(self.ids) - first
         self._found = {}
         self._here = None
-        self._outputs = 0
         self._pushed += 1
         tag = Tag(self.number, self._seq, self._k, mode, first, keep, self._host.listener.path)
         params = SamplingParams(
@@ -311,7 +309,6 @@ class Session:
         """The engine is done with an input: the tap's frame must be here by now, or soon."""
         if not output.outputs or not output.outputs[0].token_ids:
             return
-        self._outputs += 1
         self._answered += len(output.outputs[0].token_ids)
         if self._complete():
             self._wake()
@@ -325,7 +322,7 @@ class Session:
             self._timer = loop.call_later(SILENCE, self._silent, seq)
 
     def _silent(self, seq: int) -> None:
-        if seq == self._seq and not self._complete() and self._outputs:
+        if seq == self._seq and not self._complete():
             self.fail(Failure(frames.UNAVAILABLE, "The engine's logits processor sends nothing (is it loaded?)."))
 
     async def _end(self) -> None:
