@@ -13,16 +13,23 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize(
-    "check",
-    ["imports_no_torch", "distributions", "keeping", "v1", "v2", "gathering", "silence", "rewinding", "vocabulary"],
+    "check", ["imports_no_torch", "distributions", "keeping", "v1", "v2", "gathering", "silence", "vocabulary"]
 )
 def test_inside(check: str) -> None:
+    run("inside.py", check)
+
+
+def test_inside_the_scheduler() -> None:
+    run("inside_scheduler.py")
+
+
+def run(script: str, *checks: str) -> None:
     if reason := vllm_engines.why_not():
         pytest.skip(reason)
-    script = Path(__file__).with_name("inside.py")
+    path = Path(__file__).with_name(script)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     done = subprocess.run(
-        [str(vllm_engines.PYTHON), str(script), check], env=environment, capture_output=True, text=True, check=False
+        [str(vllm_engines.PYTHON), str(path), *checks], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.endswith("checked\n")
